@@ -1,0 +1,79 @@
+"""
+Identities: which id a request has, and when two requests are the same.
+
+Three identities that are never mixed: the notification id (public, a UUID, one key space for both doors),
+the idempotency key (a client's own text, mapped into that space), the event id (of one result record).
+"""
+
+import hashlib
+import hmac
+import os
+import time
+from uuid import UUID, uuid5
+
+import orjson
+
+from schemas.messages import Content
+
+_KEYS = UUID("7b0d5c2e-8f3a-5d7e-9d54-8a3c1b1f6e01")
+_EVENTS = UUID("7b0d5c2e-8f3a-5d7e-9d54-8a3c1b1f6e02")
+_CONTACTS = UUID("7b0d5c2e-8f3a-5d7e-9d54-8a3c1b1f6e03")
+
+FINGERPRINT_BYTES = 16
+
+
+def new_id() -> UUID:
+    """
+    Return a UUIDv7: 48 bits of Unix milliseconds, then random bits (RFC 9562 section 5.7).
+
+    Ids that rise with time keep the primary key's index flat: its pages fill in order.
+    """
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    return UUID(int=value & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)
+
+
+def id_from_key(client: str, key: str) -> UUID:
+    """
+    Return the id that *key* means for *client*; the same text of another client is another id.
+
+    A service's key that is a UUID never comes here: it is the id itself.
+    """
+    return uuid5(_KEYS, f"{client}\n{key}")
+
+
+def contact_id(first: UUID, place: int) -> UUID:
+    """Return the id of a contact message's notification to the recipient at *place*; place 0 has *first* itself."""
+    return first if place == 0 else uuid5(_CONTACTS, f"{first}:{place}")
+
+
+def result_event_id(notification_id: UUID, seq: int) -> UUID:
+    """Return the event id of change number *seq* of one notification: the same however often it is published."""
+    return uuid5(_EVENTS, f"{notification_id}:{seq}")
+
+
+def rejection_event_id(coordinates: str) -> UUID:
+    """Return the event id of a rejection, from the coordinates of the rejected item (`Source.coordinates`)."""
+    return uuid5(_EVENTS, f"rejected:{coordinates}")
+
+
+def fingerprint(content: Content) -> bytes:
+    """
+    Return 16 bytes that are equal for equal content and differ otherwise.
+
+    What counts is what would be sent or reported: a second request with the same id and the same fingerprint is
+    a repeat, with another one it is a conflict. The id, the trace and the door do not count.
+    """
+    text = orjson.dumps(
+        [content.to, content.subject, content.body, content.html, content.reply_to, content.metadata, content.channel],
+        option=orjson.OPT_SORT_KEYS,
+    )
+    return hashlib.blake2b(text, digest_size=FINGERPRINT_BYTES).digest()
+
+
+def recipient_hash(address: str, key: bytes) -> str | None:
+    """
+    Return a keyed hash of *address* for results: the same recipient can be counted, but not be named.
+
+    None when no key is configured: a hash without one is undone by trying addresses.
+    """
+    return hmac.new(key, address.lower().encode(), hashlib.sha256).hexdigest()[:32] if key else None

@@ -1,0 +1,124 @@
+"""
+JSON in, strictly: what every door refuses before it looks at a single field.
+
+The standard library's parser is used because it alone lets us see a name that stands twice. It takes
+NaN, lone surrogates, very long numbers and deep nesting, so those are refused here.
+"""
+
+import json
+import re
+from typing import Any, Never
+
+from schemas.errors import FieldError, InvalidRequestError
+
+
+def _refuse(code: str, detail: str) -> Never:
+    raise InvalidRequestError("invalid_json", [FieldError("", code, detail)])
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        _refuse("duplicate_name", "a name stands twice in one object; keep one of them")
+    return found
+
+
+def _constant(_name: str) -> Never:
+    _refuse("invalid_number", "NaN and Infinity are not JSON; use a finite number or null")
+
+
+def _integer(digits: str) -> int:
+    # 2**63 and more fits no database and no other language's integer; Python would also refuse to parse
+    # more than 4,300 digits with a ValueError of its own.
+    if len(digits) > 19:
+        _refuse("invalid_number", "an integer has more than 19 digits; send it as a string")
+    return int(digits)
+
+
+_BLANKS = " \t\n\r"
+_BLANK_RUN = re.compile(f"[{_BLANKS}]*")
+_LENIENT = json.JSONDecoder(parse_int=len)
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
+
+
+def parse_json(raw: bytes) -> Any:
+    """
+    Parse one JSON text, strictly (RFC 8259, and RFC 7493 section 2: unique names, no lone surrogates).
+
+    Args:
+        raw: UTF-8, without a byte order mark. The caller has bounded its length.
+    Raises:
+        InvalidRequestError: code "invalid_json", one error with pointer "" and one of the codes syntax,
+            encoding, duplicate_name, invalid_number, too_deep.
+    """
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        _refuse("encoding", "the text is not UTF-8")
+    try:
+        parsed = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        # Only the place is told: the message of the parser is ours to give, the input is not.
+        _refuse("syntax", f"not JSON: error at line {error.lineno}, column {error.colno}")
+    except RecursionError:
+        _refuse("too_deep", "objects and arrays are nested too deeply")
+    # An escape such as \ud800 without its partner parses, but no database, mail or log can encode it.
+    if "\\u" in text:
+        _refuse_surrogates(parsed)
+    return parsed
+
+
+def _after_blanks(text: str, place: int) -> int:
+    found = _BLANK_RUN.match(text, place)
+    assert found is not None, "the pattern also matches nothing"
+    return found.end()
+
+
+def parse_items(raw: bytes) -> list[Any] | None:
+    """
+    Parse the items of a JSON array one by one, so that a flaw inside one of them stays with it.
+
+    For texts that `parse_json` refused. Twice the work: only what is flawed pays for it.
+    Returns:
+        For each item what it says, or the InvalidRequestError that it is. None: there is no telling the items
+        apart, because the text is no JSON array.
+    """
+    items: list[Any] = []
+    try:
+        text = raw.decode("utf-8").strip(_BLANKS)
+        if not (text.startswith("[") and text.endswith("]")):
+            return None
+        place = 1
+        while True:
+            start = _after_blanks(text, place)
+            # The lenient parser finds the end of the item, ours judges what lies between.
+            _, place = _LENIENT.raw_decode(text, start)
+            try:
+                items.append(parse_json(text[start:place].encode()))
+            except InvalidRequestError as invalid:
+                items.append(invalid)
+            place = _after_blanks(text, place)
+            if place == len(text) - 1:
+                return items
+            if text[place] != ",":
+                return None
+            place += 1
+    except (ValueError, RecursionError, IndexError):
+        return None
+
+
+def _refuse_surrogates(parsed: object) -> None:
+    # A stack of our own: what the parser could nest, recursion here might not.
+    waiting = [parsed]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            try:
+                value.encode("utf-8")
+            except UnicodeEncodeError:
+                _refuse("lone_surrogate", "a \\u escape names half of a character; send the whole pair")
+        elif isinstance(value, dict):
+            waiting.extend(value)
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)

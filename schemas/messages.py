@@ -1,0 +1,198 @@
+"""
+The messages: what a client may ask for, and what relevo says about it.
+
+`Content` is what is to be sent, the same at both doors. `Notification` is content with its identity.
+`Result` is one record of notifications.results. How they become bytes is in schemas.records.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from schemas.addresses import check_address
+from schemas.limits import (
+    BODY_CHARS_MAX,
+    CONTACT_MESSAGE_CHARS_MAX,
+    METADATA_ENTRIES_MAX,
+    METADATA_NAME_CHARS_MAX,
+    METADATA_VALUE_CHARS_MAX,
+    NAME_CHARS_MAX,
+    SUBJECT_CHARS_MAX,
+)
+from schemas.states import State
+from schemas.topics import REQUESTED
+
+# C0, DEL, C1 and the two Unicode line breaks. In a header field each could end the line for some reader
+# and begin a header of the sender's own (CWE-93).
+_NOT_IN_A_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# In a text, tab and line ends are at home; the other controls are refused by mail servers and by Postgres.
+_NOT_IN_A_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+def _one_line(text: str) -> str:
+    if _NOT_IN_A_LINE.search(text):
+        raise PydanticCustomError("control_character", "must be one line without control characters")
+    return _not_blank(text)
+
+
+def _text(text: str) -> str:
+    if _NOT_IN_A_TEXT.search(text):
+        raise PydanticCustomError(
+            "control_character", "must not contain control characters other than tab and line ends"
+        )
+    return _not_blank(text)
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("blank", "must not be blank")
+    return text
+
+
+def _address(text: str) -> str:
+    try:
+        return check_address(text)
+    except ValueError as error:
+        raise PydanticCustomError("invalid_address", "{sentence}", {"sentence": str(error)}) from None
+
+
+def _metadata(entries: dict[str, Any]) -> dict[str, Any]:
+    for name, value in entries.items():
+        if not 1 <= len(name) <= METADATA_NAME_CHARS_MAX or _NOT_IN_A_LINE.search(name):
+            raise PydanticCustomError(
+                "invalid_name", f"a name must have 1 to {METADATA_NAME_CHARS_MAX} characters and no control characters"
+            )
+        # NUL is refused by Postgres, and so by everything that reads the results into a database.
+        if isinstance(value, str) and (len(value) > METADATA_VALUE_CHARS_MAX or "\x00" in value):
+            raise PydanticCustomError(
+                "invalid_value", f"a text value must have at most {METADATA_VALUE_CHARS_MAX} characters and no NUL"
+            )
+    return entries
+
+
+type_of_line = AfterValidator(_one_line)
+Address = Annotated[str, Field(max_length=320), AfterValidator(_address)]
+Text = Annotated[str, Field(max_length=BODY_CHARS_MAX), AfterValidator(_text)]
+Metadata = Annotated[
+    dict[str, str | bool | int | float | None], Field(max_length=METADATA_ENTRIES_MAX), AfterValidator(_metadata)
+]
+
+
+class Content(BaseModel):
+    """
+    What is to be sent, and to whom. The same at both doors.
+
+    to: one address; one notification has one recipient. reply_to: where an answer should go.
+    html: shown instead of body by readers that can. metadata: copied into every result, never looked at.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
+
+    to: Address
+    subject: Annotated[str, Field(max_length=SUBJECT_CHARS_MAX), type_of_line]
+    body: Text
+    html: Text | None = None
+    reply_to: Address | None = None
+    metadata: Metadata | None = None
+    channel: Literal["email"] = "email"
+
+
+class ContactRequest(BaseModel):
+    """A visitor's contact form: who writes, how to answer, and what."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    name: Annotated[str, Field(max_length=NAME_CHARS_MAX), type_of_line]
+    email: Address
+    message: Annotated[str, Field(max_length=CONTACT_MESSAGE_CHARS_MAX), AfterValidator(_text)]
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """
+    Content with its identity.
+
+    id: the one identity at both doors. traceparent: the W3C trace context it came with, None when it had none.
+    """
+
+    id: UUID
+    content: Content
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """
+    Where on notifications.requested a notification stood, and by which door it came.
+
+    index is its place in the array of that record, 0 for a lone object.
+    """
+
+    door: Literal["http", "kafka"]
+    partition: int
+    offset: int
+    index: int
+
+    def coordinates(self) -> str:
+        """Return a short text that is different for every item of every record of the topic."""
+        return f"{self.partition}:{self.offset}:{self.index}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the form that stands in results."""
+        return {
+            "door": self.door,
+            "topic": REQUESTED.name,
+            "partition": self.partition,
+            "offset": self.offset,
+            "index": self.index,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """
+    Why a notification is in the state it is in.
+
+    kind (`class` in results): accepted, transient, permanent, unknown, invalid or conflict.
+    code: stable, for programs, such as smtp_550 or connection_lost. smtp: the relay's words, without addresses,
+    at most 512 characters; None when no relay spoke.
+    """
+
+    kind: Literal["accepted", "transient", "permanent", "unknown", "invalid", "conflict"]
+    code: str
+    smtp: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """
+    One record of notifications.results: one change of one notification's state, or one rejection.
+
+    event_id is deterministic, so a record that was published twice folds away.
+    id is None only for a rejection whose record had no readable id. seq rises with each change of one id.
+    duration_ms runs from accepted_at to occurred_at. errors is there for rejections only.
+    Never holds an address, a subject or a body.
+    """
+
+    event_id: UUID
+    id: UUID | None
+    seq: int
+    status: State
+    terminal: bool
+    reason: Reason | None
+    attempt: int
+    channel: str
+    source: Source | None
+    recipient_hash: str | None
+    accepted_at: datetime
+    occurred_at: datetime
+    duration_ms: int
+    trace_id: str | None
+    metadata: dict[str, Any] | None
+    errors: tuple[dict[str, str], ...] = ()
+    test: bool = False

@@ -1,0 +1,287 @@
+"""
+Records: how messages become Kafka keys, values and headers, and how they are read back.
+
+notifications.requested      value: one request, or an array of up to 500; key: free
+notifications.deduplicated   value: one request; key: its id; timestamp: when it was accepted; header relevo-source
+notifications.results        value: one result; key: its id
+notifications.dlq            key, value and headers as they came, and dlq-* headers
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from schemas.errors import FieldError, InvalidRequestError
+from schemas.json_text import parse_items, parse_json
+from schemas.limits import REQUESTS_PER_RECORD_MAX
+from schemas.messages import Content, Notification, Result, Source
+from schemas.validation import read_content, read_id
+
+Header = tuple[str, bytes]
+
+TRACEPARENT_HEADER = "traceparent"  # W3C Trace Context
+DOOR_HEADER = "relevo-door"  # set by ingest; a record without it came from a producer
+SOURCE_HEADER = "relevo-source"  # "door partition offset index" of the request on notifications.requested
+
+REQUEST_SCHEMA = "notifications.requested/1"
+RESULT_SCHEMA = "notifications.results/1"
+
+_MAJOR = "/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """
+    An item of a record that cannot become a notification.
+
+    index: its place in the array, 0 for a lone object or when the whole record is unreadable.
+    id: None when not even that could be read.
+    """
+
+    index: int
+    id: UUID | None
+    code: str
+    errors: tuple[FieldError, ...]
+
+
+def encode_request(notification: Notification) -> dict[str, Any]:
+    """Return the JSON object that stands for *notification* on a topic; absent means default."""
+    content = notification.content
+    request: dict[str, Any] = {
+        "id": str(notification.id),
+        "to": content.to,
+        "subject": content.subject,
+        "body": content.body,
+    }
+    if content.html is not None:
+        request["html"] = content.html
+    if content.reply_to is not None:
+        request["reply_to"] = content.reply_to
+    if content.metadata is not None:
+        request["metadata"] = content.metadata
+    if content.channel != "email":
+        request["channel"] = content.channel
+    return request
+
+
+def encode_requested(notifications: Sequence[Notification]) -> bytes:
+    """
+    Return the value of one record of notifications.requested.
+
+    A lone notification is a lone object, whose trace context belongs into the header; in an array each item
+    carries its own.
+    """
+    assert 1 <= len(notifications) <= REQUESTS_PER_RECORD_MAX
+    if len(notifications) == 1:
+        return orjson.dumps(encode_request(notifications[0]))
+    items = []
+    for notification in notifications:
+        item = encode_request(notification)
+        if notification.traceparent is not None:
+            item["traceparent"] = notification.traceparent
+        items.append(item)
+    return orjson.dumps(items)
+
+
+def decode_requested(value: bytes | None, traceparent: str | None) -> list[tuple[int, Notification] | Rejection]:
+    """
+    Read one record of notifications.requested, item by item: a bad item never takes its neighbours along.
+
+    Args:
+        value: the record's value.
+        traceparent: the record's own trace context; an item that carries one has its own.
+    Returns:
+        For each item, in order: (index, notification), or why it cannot be one. Never empty: a record that is
+        unreadable as a whole is one Rejection.
+    """
+    try:
+        if not value:
+            raise _invalid("empty", "the record has no value; send one request or an array of requests")
+        try:
+            parsed = parse_json(value)
+        except InvalidRequestError:
+            parsed = parse_items(value)
+            if parsed is None:
+                raise
+        if not isinstance(parsed, list):
+            return [_decode_item(0, parsed, traceparent)]
+        if not parsed:
+            raise _invalid("empty", "the array has no items")
+        if len(parsed) > REQUESTS_PER_RECORD_MAX:
+            raise _invalid("too_many", f"an array may carry at most {REQUESTS_PER_RECORD_MAX} requests")
+    except InvalidRequestError as invalid:
+        return [Rejection(0, None, invalid.code, tuple(invalid.errors))]
+    return [_decode_item(index, item, traceparent) for index, item in enumerate(parsed)]
+
+
+def _decode_item(index: int, item: object, traceparent: str | None) -> tuple[int, Notification] | Rejection:
+    if isinstance(item, InvalidRequestError):
+        return Rejection(index, None, item.code, tuple(item.errors))
+    found: UUID | None = None
+    errors: list[FieldError] = []
+    if isinstance(item, dict):
+        try:
+            found = read_id(item.get("id"))
+        except ValueError as error:
+            errors.append(
+                FieldError("/id", "invalid_uuid", str(error))
+                if "id" in item
+                else FieldError("/id", "required", "is required")
+            )
+        version = item.get("schema", REQUEST_SCHEMA)
+        if not isinstance(version, str) or not _understood(version):
+            errors.append(
+                FieldError("/schema", "unknown_version", f"must be {REQUEST_SCHEMA} or a minor version of it")
+            )
+        own = item.get("traceparent")
+        if isinstance(own, str):
+            traceparent = own
+    try:
+        content = read_content(item, accepts=None)
+    except InvalidRequestError as invalid:
+        errors += invalid.errors
+    if errors or found is None:
+        return Rejection(index, found, "invalid_request", tuple(errors))
+    return index, Notification(found, content, traceparent)
+
+
+def _understood(version: str) -> bool:
+    name, _, number = version.rpartition("/")
+    return name == "notifications.requested" and number.split(".")[0] == _MAJOR[1:]
+
+
+def _invalid(code: str, detail: str) -> InvalidRequestError:
+    return InvalidRequestError("invalid_request", [FieldError("", code, detail)])
+
+
+def encode_source(source: Source) -> Header:
+    """Return the header that says where a deduplicated notification came from."""
+    return SOURCE_HEADER, f"{source.door} {source.partition} {source.offset} {source.index}".encode()
+
+
+def decode_source(headers: Iterable[Header]) -> Source:
+    """
+    Read the header that `encode_source` wrote.
+
+    Raises:
+        ValueError: it is missing or malformed. Only relevo writes this topic, so somebody else did.
+    """
+    text = header(headers, SOURCE_HEADER)
+    if text is None:
+        raise ValueError(f"the record has no {SOURCE_HEADER} header")
+    door, partition, offset, index = text.split(" ")
+    return Source("http" if door == "http" else "kafka", int(partition), int(offset), int(index))
+
+
+def header(headers: Iterable[Header], name: str) -> str | None:
+    """Return the last header called *name* as text; None: there is none, or it is not UTF-8."""
+    found = None
+    for each, value in headers:
+        if each == name:
+            found = value
+    if found is None:
+        return None
+    try:
+        return found.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def decode_deduplicated(value: bytes, headers: Sequence[Header]) -> tuple[Notification, Source]:
+    """
+    Read one record of notifications.deduplicated.
+
+    Raises:
+        ValueError: it is not one that relevo wrote.
+    """
+    request = orjson.loads(value)
+    notification = Notification(
+        id=UUID(request["id"]),
+        # Validated before it was forwarded; it is not judged twice.
+        content=Content.model_construct(
+            to=request["to"],
+            subject=request["subject"],
+            body=request["body"],
+            html=request.get("html"),
+            reply_to=request.get("reply_to"),
+            metadata=request.get("metadata"),
+            channel=request.get("channel", "email"),
+        ),
+        traceparent=header(headers, TRACEPARENT_HEADER),
+    )
+    return notification, decode_source(headers)
+
+
+def encode_result(result: Result) -> bytes:
+    """Return the value of one record of notifications.results."""
+    reason = result.reason
+    return orjson.dumps(
+        {
+            "schema": RESULT_SCHEMA,
+            "event_id": result.event_id,
+            "id": result.id,
+            "seq": result.seq,
+            "status": result.status,
+            "terminal": result.terminal,
+            "reason": None if reason is None else {"class": reason.kind, "code": reason.code, "smtp": reason.smtp},
+            "attempt": result.attempt,
+            "channel": result.channel,
+            "source": None if result.source is None else result.source.as_json(),
+            "recipient_hash": result.recipient_hash,
+            "accepted_at": timestamp(result.accepted_at),
+            "occurred_at": timestamp(result.occurred_at),
+            "duration_ms": result.duration_ms,
+            "trace_id": result.trace_id,
+            "metadata": result.metadata,
+            "test": result.test,
+            **({"errors": result.errors} if result.errors else {}),
+        }
+    )
+
+
+def result_key(result: Result) -> bytes:
+    """Return the record key of a result: the notification id, or, where none could be read, the event id."""
+    return str(result.id or result.event_id).encode()
+
+
+def timestamp(moment: datetime) -> str:
+    """Return *moment* as RFC 3339 in UTC with milliseconds, the only form of time that relevo writes."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a dead letter stood before: topic, partition, offset, and its timestamp in Unix milliseconds."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+
+
+DEAD_LETTER_MESSAGE_BYTES_MAX = 1024
+
+
+def dead_letter_headers(origin: Origin, headers: Iterable[Header], reason: str, message: str) -> list[Header]:
+    """
+    Return the headers of a dead letter: those it came with, then why and from where.
+
+    Args:
+        reason: a stable code, such as invalid_json.
+        message: for people, cut to 1 KiB; it holds no input. A header too large would make the dead letter itself
+            unwritable, for ever.
+    """
+    return [
+        *headers,
+        ("dlq-original-topic", origin.topic.encode()),
+        ("dlq-original-partition", str(origin.partition).encode()),
+        ("dlq-original-offset", str(origin.offset).encode()),
+        ("dlq-original-timestamp", str(origin.timestamp_ms).encode()),
+        ("dlq-reason", reason.encode()),
+        ("dlq-message", message.encode()[:DEAD_LETTER_MESSAGE_BYTES_MAX]),
+        ("dlq-attempts", b"1"),
+    ]

@@ -1,0 +1,92 @@
+"""Making results: what each change of state, and each rejection, looks like on notifications.results."""
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from schemas.identity import rejection_event_id, result_event_id
+from schemas.messages import Reason, Result, Source
+from schemas.records import Rejection
+from schemas.states import TERMINAL, State
+
+
+def change(
+    *,
+    id: UUID,  # noqa: A002 -- the field's name in the contract
+    seq: int,
+    status: State,
+    reason: Reason | None,
+    attempt: int,
+    channel: str,
+    source: Source | None,
+    recipient_hash: str | None,
+    accepted_at: datetime,
+    occurred_at: datetime,
+    trace_id: str | None,
+    metadata: dict[str, Any] | None,
+) -> Result:
+    """Return the result that tells of change number *seq* of one notification's state."""
+    return Result(
+        event_id=result_event_id(id, seq),
+        id=id,
+        seq=seq,
+        status=status,
+        terminal=status in TERMINAL,
+        reason=reason,
+        attempt=attempt,
+        channel=channel,
+        source=source,
+        recipient_hash=recipient_hash,
+        accepted_at=accepted_at,
+        occurred_at=occurred_at,
+        duration_ms=_since_ms(accepted_at, occurred_at),
+        trace_id=trace_id,
+        metadata=metadata,
+    )
+
+
+def rejection(
+    rejected: Rejection, source: Source, *, came_at: datetime, occurred_at: datetime, trace_id: str | None
+) -> Result:
+    """
+    Return the result that tells a producer that its item at *source* did not become a notification.
+
+    Its seq is 0, below that of any change: folding by id never lets a rejection hide a notification. A conflict is
+    not terminal, because the id belongs to the notification that came first.
+    """
+    kind: Literal["conflict", "invalid"] = "conflict" if rejected.code == "idempotency_conflict" else "invalid"
+    return Result(
+        event_id=rejection_event_id(source.coordinates()),
+        id=rejected.id,
+        seq=0,
+        status=State.REJECTED,
+        terminal=kind == "invalid",
+        reason=Reason(kind, rejected.code),
+        attempt=0,
+        channel="email",
+        source=source,
+        recipient_hash=None,
+        accepted_at=came_at,
+        occurred_at=occurred_at,
+        duration_ms=_since_ms(came_at, occurred_at),
+        trace_id=trace_id,
+        metadata=None,
+        errors=tuple(
+            {"pointer": error.pointer, "code": error.code, "detail": error.detail} for error in rejected.errors
+        ),
+    )
+
+
+def moment(timestamp_ms: int) -> datetime:
+    """Return the moment that a record's timestamp, in Unix milliseconds, names."""
+    return datetime.fromtimestamp(timestamp_ms / 1000, UTC)
+
+
+def now() -> datetime:
+    """Return the present moment, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+def _since_ms(begin: datetime, end: datetime) -> int:
+    # A producer's clock may be ahead of ours; nothing takes less than no time.
+    return max(0, round((end - begin).total_seconds() * 1000))

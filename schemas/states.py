@@ -1,0 +1,44 @@
+"""
+The states of a notification and the moves between them.
+
+This table is the only one. The SQL predicates of the ledger are generated from it
+(`states_before`), the OpenAPI and result enums are tested against it.
+"""
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where a notification is. States move one way; see ALLOWED."""
+
+    QUEUED = "queued"  # accepted and durable; nobody has tried to send it yet
+    SENDING = "sending"  # a worker has claimed it and may be handing it to the relay right now
+    RETRYING = "retrying"  # an attempt failed for a passing reason; another will follow
+    SENT = "sent"  # the relay took responsibility for it; nobody says that it was read or even delivered
+    FAILED = "failed"  # every allowed attempt failed for a passing reason
+    BOUNCED = "bounced"  # refused for good
+    IN_DOUBT = "in_doubt"  # handed over, but the answer was never seen: it may or may not have arrived
+    REJECTED = "rejected"  # a record that never became a notification; it has no row in the ledger
+
+
+ALLOWED: dict[State, frozenset[State]] = {
+    State.QUEUED: frozenset({State.SENDING, State.RETRYING, State.FAILED, State.BOUNCED}),
+    State.SENDING: frozenset({State.SENT, State.RETRYING, State.FAILED, State.BOUNCED, State.IN_DOUBT}),
+    State.RETRYING: frozenset({State.SENDING, State.RETRYING, State.FAILED, State.BOUNCED}),
+    # An asynchronous bounce report may follow a successful hand-over. Nothing else changes a terminal state.
+    State.SENT: frozenset({State.BOUNCED}),
+    State.FAILED: frozenset(),
+    State.BOUNCED: frozenset(),
+    State.IN_DOUBT: frozenset(),
+    State.REJECTED: frozenset(),
+}
+
+TERMINAL: frozenset[State] = frozenset({State.SENT, State.FAILED, State.BOUNCED, State.IN_DOUBT, State.REJECTED})
+
+# The states that a row of the ledger can have.
+IN_LEDGER: tuple[State, ...] = tuple(state for state in State if state is not State.REJECTED)
+
+
+def states_before(after: State) -> tuple[State, ...]:
+    """Return the states from which *after* may be entered, in the order of the enum; empty: only at birth."""
+    return tuple(state for state in State if after in ALLOWED[state])
