@@ -1,0 +1,1 @@
+"""The wiring: settings, clients, telemetry, lifecycle, the command line. Knows servers, knows no use case."""

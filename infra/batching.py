@@ -1,0 +1,77 @@
+"""Natural batching: whoever is free takes everything that waits. No timer, so a lone item waits for nobody."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class Batcher(Generic[Item, Answer]):
+    """
+    Turns many small writes into few large ones.
+
+    While a write is under way, what comes in queues up; the next write takes all of it. Under load the batches
+    grow by themselves, at rest each item is written at once.
+
+    Args:
+        write: gets 1 to rows_max items, returns an answer for each, in order. What it raises, every item of that
+            batch gets raised, and nothing else.
+        writers: writes under way at the same time, at most.
+    Order: items are taken in the order of their submission; with one writer they are written in it.
+    """
+
+    def __init__(
+        self, write: Callable[[list[Item]], Awaitable[Sequence[Answer]]], *, rows_max: int, writers: int
+    ) -> None:
+        self._write = write
+        self._rows_max = rows_max
+        self._free = writers
+        self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def submit(self, item: Item) -> Answer:
+        """
+        Have *item* written and return its answer.
+
+        A caller that is cancelled takes back what no write has begun with; the rest may be written all the same.
+        """
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, answer))
+        if self._free:
+            self._free -= 1
+            task = asyncio.create_task(self._drain())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await answer
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                await self._write_one_batch()
+        finally:
+            self._free += 1
+
+    async def _write_one_batch(self) -> None:
+        batch: list[tuple[Item, asyncio.Future[Answer]]] = []
+        while self._waiting and len(batch) < self._rows_max:
+            item, waiting = self._waiting.popleft()
+            # After an outage the queue is full of what nobody waits for any more.
+            if not waiting.done():
+                batch.append((item, waiting))
+        if not batch:
+            return
+        try:
+            answers = await self._write([item for item, _ in batch])
+        except BaseException as error:
+            for _, waiting in batch:
+                if not waiting.done():
+                    waiting.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
+            if not isinstance(error, Exception):
+                raise
+            return
+        for (_, waiting), answer in zip(batch, answers, strict=True):
+            if not waiting.done():
+                waiting.set_result(answer)

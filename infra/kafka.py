@@ -1,0 +1,199 @@
+"""Kafka: clients with every option that matters spelled out, and the topics as code."""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.errors import KafkaError as AioKafkaError
+from confluent_kafka import KafkaException, Producer
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+    NewTopic,
+    ResourceType,
+)
+
+from schemas.errors import ConfigurationError, TransientError
+from schemas.topics import RECORD_BYTES_MAX, TOPICS, Topic
+
+ADMIN_TIMEOUT_S = 10.0
+
+# What a caller of aiokafka may try again.
+TRANSIENT = (AioKafkaError, OSError, TimeoutError)
+
+
+def open_relay_producer(bootstrap: str, *, name: str) -> Producer:
+    """
+    Return the producer of the relay: idempotent, and batching behind an explicit flush.
+
+    linger keeps what is produced together in few requests; `flush()` overrides it, so nobody waits 5 ms for it.
+    """
+    return Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "client.id": name,
+            "enable.idempotence": True,
+            "acks": "all",
+            "linger.ms": 5,
+            # The sweep takes what expires here; below its lease, so that nobody publishes a row twice for this.
+            "delivery.timeout.ms": 60_000,
+            "message.max.bytes": RECORD_BYTES_MAX,
+            "compression.type": "lz4",
+            "partitioner": "murmur2_random",  # the same as the Java client and aiokafka
+            "log_level": 3,
+        }
+    )
+
+
+def open_producer(bootstrap: str, *, name: str, linger_ms: int) -> AIOKafkaProducer:
+    """Return an idempotent asyncio producer; a record that is awaited is on every in-sync replica."""
+    return AIOKafkaProducer(
+        bootstrap_servers=bootstrap,
+        client_id=name,
+        enable_idempotence=True,
+        acks="all",
+        linger_ms=linger_ms,
+        # Long enough for a broker that comes back from a crash; a shorter one once lost pending sends.
+        request_timeout_ms=60_000,
+        max_request_size=RECORD_BYTES_MAX,
+        max_batch_size=256 * 1024,
+        compression_type="lz4",
+    )
+
+
+async def start_consumer(bootstrap: str, *, group: str, name: str, static: bool) -> AIOKafkaConsumer:
+    """
+    Return a started consumer in *group* that is subscribed to nothing yet and commits only what it is told to.
+
+    Args:
+        static: whether *name* is a stable name, under which a restarted process takes its partitions back at once.
+    Raises:
+        TransientError: Kafka cannot be reached.
+    """
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap,
+        client_id=name,
+        group_id=group,
+        group_instance_id=name if static else None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        session_timeout_ms=10_000,
+        heartbeat_interval_ms=2_000,
+        max_poll_interval_ms=300_000,
+        rebalance_timeout_ms=20_000,
+        fetch_max_wait_ms=500,
+        max_partition_fetch_bytes=RECORD_BYTES_MAX,
+    )
+    try:
+        await consumer.start()
+    except TRANSIENT as error:
+        await consumer.stop()
+        raise TransientError(f"Kafka cannot be reached: {type(error).__name__}") from error
+    return consumer
+
+
+@dataclass(frozen=True, slots=True)
+class TopicFinding:
+    """What is wrong with one topic on the broker, and what to do about it."""
+
+    topic: str
+    problem: str
+    remedy: str
+
+
+def _admin(bootstrap: str) -> AdminClient:
+    return AdminClient({"bootstrap.servers": bootstrap, "log_level": 0, "socket.timeout.ms": 5_000})
+
+
+def _partition_counts(admin: AdminClient) -> dict[str, int]:
+    try:
+        found = admin.list_topics(timeout=ADMIN_TIMEOUT_S)
+    except KafkaException as error:
+        raise TransientError(f"Kafka cannot be reached: {error.args[0].str()}") from error
+    return {name: len(metadata.partitions) for name, metadata in found.topics.items()}
+
+
+def find_topic_problems(bootstrap: str) -> list[TopicFinding]:
+    """
+    Compare the catalogue with the broker. Blocks.
+
+    Returns:
+        One finding per topic that is missing or has too few partitions; empty: all is well.
+    Raises:
+        TransientError: Kafka cannot be reached.
+    """
+    counts = _partition_counts(_admin(bootstrap))
+    findings = []
+    for topic in TOPICS:
+        count = counts.get(topic.name)
+        if count is None:
+            findings.append(TopicFinding(topic.name, "does not exist", "run `relevo topics apply`"))
+        elif count < topic.partitions:
+            findings.append(
+                TopicFinding(topic.name, f"has {count} partitions, not {topic.partitions}", "run `relevo topics apply`")
+            )
+    return findings
+
+
+def apply_topics(bootstrap: str, *, replication: int) -> list[tuple[str, str]]:
+    """
+    Make the broker's topics like the catalogue: create, add partitions, set their settings. Blocks. Repeatable.
+
+    Never takes a partition or a topic away.
+    Returns:
+        (topic, what was done: created, partitions added or unchanged), in the order of the catalogue.
+    Raises:
+        TransientError: Kafka cannot be reached.
+        ConfigurationError: Kafka refuses; says why.
+    """
+    admin = _admin(bootstrap)
+    counts = _partition_counts(admin)
+    done = []
+    for topic in TOPICS:
+        count = counts.get(topic.name)
+        try:
+            if count is None:
+                new = NewTopic(topic.name, topic.partitions, replication, config=topic.config())
+                _wait(admin.create_topics([new]).values())
+            elif count < topic.partitions:
+                _wait(admin.create_partitions([NewPartitions(topic.name, topic.partitions)]).values())
+            _set_config(admin, topic)
+        except KafkaException as error:
+            raise ConfigurationError(f"Kafka refuses topic {topic.name}: {error.args[0].str()}") from error
+        what = "created" if count is None else "partitions added" if count < topic.partitions else "unchanged"
+        done.append((topic.name, what))
+    return done
+
+
+def _wait(futures: Iterable[Any]) -> None:
+    for future in futures:
+        future.result(timeout=ADMIN_TIMEOUT_S)
+
+
+def _set_config(admin: AdminClient, topic: Topic) -> None:
+    # Incremental: settings that an operator made for other reasons stay as they are.
+    entries = [
+        ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in topic.config().items()
+    ]
+    resource = ConfigResource(ResourceType.TOPIC, topic.name, incremental_configs=entries)
+    _wait(admin.incremental_alter_configs([resource]).values())
+
+
+async def require_topics(bootstrap: str) -> None:
+    """
+    Check that every topic is there before anything consumes.
+
+    A topic that is missing when Faust starts is consumed by nobody, silently, for ever.
+    Raises:
+        ConfigurationError: names the topic and the command that helps.
+        TransientError: Kafka cannot be reached.
+    """
+    findings = await asyncio.to_thread(find_topic_problems, bootstrap)
+    if findings:
+        first = findings[0]
+        raise ConfigurationError(f"topic {first.topic} {first.problem}: {first.remedy}")

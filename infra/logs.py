@@ -1,0 +1,90 @@
+"""
+Logs: one JSON object per line on standard output.
+
+Event names are constant, what varies is in fields. Fields hold identifiers, never a subject, a body or an
+address that is not masked. Libraries log through the same line format, and no more than a few lines each ten
+seconds: a client that cannot reach its broker would write thousands.
+"""
+
+import logging
+import sys
+import time
+from typing import Any
+
+import orjson
+import structlog
+
+from infra.metrics import LOG_LINES_HELD_BACK
+
+LIBRARY_LINES_MAX = 5
+LIBRARY_INTERVAL_S = 10.0
+
+Logger = structlog.typing.FilteringBoundLogger
+
+
+def start_logging(service: str, instance: str, level: str) -> None:
+    """
+    Send every log of this process to standard output as JSON lines. Call once, first of all.
+
+    Args:
+        level: of our own lines; libraries speak from warning on.
+    """
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(serializer=_to_json),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.BytesLoggerFactory(file=sys.stdout.buffer),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(service=service, instance=instance)
+    root = logging.getLogger()
+    root.handlers[:] = [_LibraryHandler(service, instance)]
+    root.setLevel(logging.WARNING)
+
+
+def get_logger() -> Logger:
+    """Return the logger. `logger.info("outbox_published", rows=3)`: the event, past tense, then its fields."""
+    logger: Logger = structlog.get_logger()
+    return logger
+
+
+def _to_json(event: dict[str, Any], **_options: object) -> bytes:
+    return orjson.dumps(event, default=str)
+
+
+class _LibraryHandler(logging.Handler):
+    """Writes what libraries log, LIBRARY_LINES_MAX lines per logger and interval, and counts what it holds back."""
+
+    def __init__(self, service: str, instance: str) -> None:
+        super().__init__()
+        self._lines = get_logger()
+        self._fields = {"service": service, "instance": instance}
+        self._seen: dict[str, tuple[float, int]] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        begun, lines = self._seen.get(record.name, (0.0, 0))
+        now = time.monotonic()
+        if now - begun > LIBRARY_INTERVAL_S:
+            begun, lines = now, 0
+        self._seen[record.name] = (begun, lines + 1)
+        if lines >= LIBRARY_LINES_MAX:
+            LOG_LINES_HELD_BACK.labels(record.name.split(".")[0]).inc()
+            return
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):
+            message = str(record.msg)
+        failed = record.exc_info if record.exc_info and record.exc_info[0] is not None else None
+        self._lines.log(
+            record.levelno,
+            "library_logged",
+            **self._fields,
+            logger=record.name,
+            message=message[:2000],
+            error=failed[0].__name__ if failed and failed[0] else None,
+        )

@@ -1,0 +1,58 @@
+"""
+The metric catalogue. Nothing else creates a metric, and a house test finds each of them in the README.
+
+Base units, `_total` on counters. Labels come from closed sets: never an id, an address or a host.
+"""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_LATENCY_BUCKETS = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    300.0,
+    3600.0,
+)
+
+HTTP_REQUESTS = Counter("relevo_http_requests_total", "HTTP answers", ["route", "status"])
+HTTP_SECONDS = Histogram(
+    "relevo_http_request_seconds", "Seconds from request to answer", ["route"], buckets=_LATENCY_BUCKETS
+)
+ACCEPTED = Counter(
+    "relevo_accepted_total", "Notifications accepted over HTTP, by answer: new, replayed, conflict", ["answer"]
+)
+OUTBOX_ROWS = Gauge("relevo_outbox_rows", "Accepted notifications that Kafka has not acknowledged")
+OUTBOX_OLDEST_SECONDS = Gauge("relevo_outbox_oldest_seconds", "Age of the oldest of them")
+PUBLISHED = Counter("relevo_published_total", "Notifications acknowledged by Kafka, by path: fast, sweep", ["path"])
+DEDUPED = Counter("relevo_deduped_total", "Answers of the Redis-backed table", ["answer"])
+REJECTED = Counter("relevo_rejected_total", "Items of records that could not become notifications", ["code"])
+ATTEMPTS = Counter(
+    "relevo_attempts_total", "Attempts to hand a notification to the relay, by what came of it", ["verdict"]
+)
+OUTCOMES = Counter("relevo_outcomes_total", "Notifications that reached a terminal state", ["state"])
+IN_FLIGHT = Gauge("relevo_in_flight", "Notifications that this sender is working on")
+END_TO_END_SECONDS = Histogram(
+    "relevo_end_to_end_seconds",
+    "Seconds from acceptance to the relay's answer, of what was sent",
+    buckets=_LATENCY_BUCKETS,
+)
+CHANNEL_STOPPED = Gauge(
+    "relevo_channel_stopped", "1 while the relay refuses our login or certificate: a person must act"
+)
+RESULTS_PUBLISHED = Counter("relevo_results_published_total", "Results acknowledged by Kafka", ["path"])
+DEPENDENCY_UP = Gauge("relevo_dependency_up", "1 while the dependency answers", ["dependency"])
+LOG_LINES_HELD_BACK = Counter(
+    "relevo_log_lines_held_back_total", "Log lines of libraries that were too many", ["logger"]
+)

@@ -1,0 +1,296 @@
+"""
+Every setting, in one place: name, type, unit, default, meaning. Nothing else reads the environment.
+
+All names begin with RELEVO_. Start-up refuses what makes no sense and says which setting, and it refuses a
+name that it does not know, because a mistyped setting is a default that nobody chose.
+"""
+
+import os
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from schemas.addresses import check_address
+from schemas.errors import ConfigurationError
+
+KEY_CHARS_MIN = 20
+# "contact" and "local" are callers without a key: the contact form, and this machine in development.
+_CLIENT_NAME = re.compile(r"(?!(?:contact|local)\Z)[a-z0-9][a-z0-9_-]{0,39}")
+_ORIGIN = re.compile(r"https?://[^/\s,*]+")
+
+# Read by the local stack and the bootstrap, never by a service; listed so that no service refuses them.
+STACK_SETTINGS: dict[str, str] = {
+    "RELEVO_HOME": "folder that holds everything the local stack keeps; default .relevo in the checkout",
+    "RELEVO_SENDERS": "sender processes that `make up` starts; default 1",
+    "RELEVO_PIPELINES": "pipeline processes that `make up` starts; default 1",
+    "RELEVO_MAVEN_REPOSITORY": "address of a Maven repository to take the Kafka jars from; default Maven Central",
+}
+
+
+class Profile(StrEnum):
+    """Whose machine this is."""
+
+    DEVELOPMENT = "development"
+    PRODUCTION = "production"
+
+
+class SmtpMode(StrEnum):
+    """How the connection to the relay is protected."""
+
+    PLAIN = "plain"
+    STARTTLS = "starttls"  # required: no mail is sent where the relay does not offer it
+    TLS = "tls"  # from the first byte
+
+
+def _names(text: object) -> object:
+    """Split a comma-separated setting; blanks around and empty parts do not count."""
+    if isinstance(text, str):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text
+
+
+Names = tuple[str, ...]
+
+
+class Settings(BaseModel):
+    """What the environment says, checked. Read once, by `load_settings`, and passed on as an argument."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    profile: Profile = Field(
+        Profile.PRODUCTION,
+        description="`development` opens `/api/notify/` to callers on loopback and CORS to localhost; "
+        "`production` does neither and refuses to start without keys",
+    )
+    instance: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$|^$",
+        description="name of this process, unique per service: static member id in its consumer group, worker name "
+        "in timelines; empty: host name and process id, and no static membership",
+    )
+    log_level: str = Field(
+        "info", pattern=r"^(debug|info|warning|error)$", description="`debug`, `info`, `warning` or `error`"
+    )
+
+    kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka brokers as `host:port`, separated by commas")
+    topic_replication: int = Field(
+        1, ge=1, le=7, description="replicas of each topic that `relevo topics apply` creates; 3 in production"
+    )
+    postgres_dsn: str = Field(
+        "postgresql://relevo@127.0.0.1:5432/relevo", description="`postgresql://user:password@host:port/database`"
+    )
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="`redis://` or `rediss://` address of Redis or Valkey"
+    )
+
+    http_host: str = Field("127.0.0.1", description="address that the public door listens on")
+    http_port: int = Field(8002, ge=0, le=65535, description="port of the public door; 0: a free one")
+    ops_host: str = Field("127.0.0.1", description="address for `/livez`, `/readyz` and `/metrics` of each service")
+    ops_port: int = Field(0, ge=0, le=65535, description="port for those; 0: a free one, told in the log")
+
+    api_keys: Names = Field(
+        (),
+        description="keys for `/api/notify/` as `client:key,client:key`; "
+        f"a key has at least {KEY_CHARS_MIN} characters",
+    )
+    cors_origins: Names = Field(
+        (), description="origins that may call `/api/contact/` from a browser, such as `https://www.example.org`"
+    )
+    contact_recipients: Names = Field(
+        (), description="who gets the contact messages: addresses separated by commas; needed in production"
+    )
+    mail_from: str = Field("", description="sender address of every mail; needed in production")
+    mail_from_name: str = Field("", max_length=100, description="display name beside it; may be empty")
+    recipient_hash_key: str = Field(
+        "", description="secret for the `recipient_hash` in results; empty: no such hash is made"
+    )
+
+    outbox_rows_max: int = Field(
+        1_000_000, ge=1, description="accepted notifications that may wait for Kafka before new ones get 503"
+    )
+    outbox_age_s_max: float = Field(
+        3600.0, gt=0, description="seconds that the oldest of them may have waited before new ones get 503"
+    )
+
+    dedupe_window_s: int = Field(
+        8 * 24 * 3600,
+        ge=60,
+        description="seconds for which the Redis-backed table remembers an id; longer than the topic retention",
+    )
+
+    smtp_url: str = Field(
+        "smtp://127.0.0.1:1025",
+        description="the relay: `smtp://user:password@host:587?starttls=required`, `smtps://host:465`, `smtp://host:25`",
+    )
+    smtp_ca_file: Path | None = Field(
+        None, description="file with the certificate authorities to trust for the relay; empty: the system's"
+    )
+    smtp_connections_max: int = Field(10, ge=1, le=500, description="connections to the relay that one sender keeps")
+    retry_wait_s: float = Field(5.0, gt=0, le=60, description="seconds between the tries of one burst, +- 10 %")
+    lease_s: float = Field(
+        15.0, ge=3, le=300, description="seconds after which a sender that no longer renews its lease counts as dead"
+    )
+    in_flight_max: int = Field(1000, ge=1, le=10_000, description="notifications that one sender works on at a time")
+
+    @field_validator("api_keys", "cors_origins", "contact_recipients", mode="before")
+    @classmethod
+    def _split(cls, text: object) -> object:
+        return _names(text)
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
+        for pair in keys:
+            client, _, key = pair.partition(":")
+            if (
+                not _CLIENT_NAME.fullmatch(client)
+                or len(key) < KEY_CHARS_MIN
+                or not key.isascii()
+                or not key.isprintable()
+            ):
+                raise ValueError(
+                    "each must be client:key, the client of a-z, 0-9, - and _ (but not contact or local), "
+                    f"the key of at least {KEY_CHARS_MIN} printable characters"
+                )
+        if len({pair.partition(":")[2] for pair in keys}) != len(keys):
+            raise ValueError("the same key stands twice")
+        return keys
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError("each must be scheme://host or scheme://host:port, without a path and without *")
+        return origins
+
+    @field_validator("contact_recipients")
+    @classmethod
+    def _recipients(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(check_address(address) for address in addresses)
+
+    @field_validator("mail_from")
+    @classmethod
+    def _sender(cls, address: str) -> str:
+        return check_address(address) if address else address
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _relay(cls, url: str) -> str:
+        RelayAddress.parse(url)
+        return url
+
+    @property
+    def development(self) -> bool:
+        """Whether this is somebody's own machine."""
+        return self.profile is Profile.DEVELOPMENT
+
+    @property
+    def sender_address(self) -> str:
+        """The sender address of every mail."""
+        return self.mail_from or "relevo@relevo.test"
+
+    @property
+    def contact_addresses(self) -> tuple[str, ...]:
+        """Who gets the contact messages."""
+        return self.contact_recipients or ("contact@relevo.test",)
+
+    def keys_by_client(self) -> dict[str, tuple[str, ...]]:
+        """Return the keys of each client; a client may have several, for rotation."""
+        found: dict[str, tuple[str, ...]] = {}
+        for pair in self.api_keys:
+            client, _, key = pair.partition(":")
+            found[client] = (*found.get(client, ()), key)
+        return found
+
+    def require(self, *names: str) -> None:
+        """
+        Refuse to go on in production when one of the settings *names* is empty; development has defaults for them.
+
+        Raises:
+            ConfigurationError: names the first one that is missing, and why it must be there.
+        """
+        for name in names:
+            if not self.development and not getattr(self, name):
+                raise ConfigurationError(
+                    f"RELEVO_{name.upper()} must be set when RELEVO_PROFILE is production: "
+                    f"{Settings.model_fields[name].description}"
+                )
+
+
+class RelayAddress:
+    """The relay as smtp_url names it: host, port, mode, and the login if there is one."""
+
+    def __init__(self, host: str, port: int, mode: SmtpMode, user: str | None, password: str | None) -> None:
+        self.host, self.port, self.mode, self.user, self.password = host, port, mode, user, password
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """
+        Read `smtp://[user:password@]host[:port][?starttls=required]` or `smtps://...`.
+
+        Raises:
+            ValueError: says what is wrong, without the password.
+        """
+        parts = urlsplit(url)
+        options = parse_qs(parts.query, keep_blank_values=True)
+        if parts.scheme not in {"smtp", "smtps"} or not parts.hostname:
+            raise ValueError("must look like smtp://host:port or smtps://user:password@host:465")
+        if options.keys() - {"starttls"} or options.get("starttls", ["required"]) != ["required"]:
+            raise ValueError("the only option is ?starttls=required")
+        mode = SmtpMode.TLS if parts.scheme == "smtps" else SmtpMode.STARTTLS if options else SmtpMode.PLAIN
+        if mode is SmtpMode.TLS and options:
+            raise ValueError("smtps:// is encrypted from the first byte; leave ?starttls=required out")
+        user, password = parts.username, parts.password
+        if (user is None) != (password is None):
+            raise ValueError("give both user and password, or neither")
+        if user and mode is SmtpMode.PLAIN and parts.hostname not in {"127.0.0.1", "localhost", "::1"}:
+            raise ValueError("a password would go over the network in clear: add ?starttls=required or use smtps://")
+        port = parts.port or {SmtpMode.PLAIN: 25, SmtpMode.STARTTLS: 587, SmtpMode.TLS: 465}[mode]
+        return cls(
+            parts.hostname,
+            port,
+            mode,
+            unquote(user) if user is not None else None,
+            unquote(password) if password is not None else None,
+        )
+
+
+def load_settings(environment: dict[str, str] | None = None, **given: Any) -> Settings:
+    """
+    Read and check the settings.
+
+    Args:
+        environment: instead of the process's own, for tests.
+        given: settings that take the place of the environment's.
+    Raises:
+        ConfigurationError: one line per setting that is wrong: its name, what is wrong, never its value.
+    """
+    source = dict(os.environ) if environment is None else environment
+    unknown = [
+        name
+        for name in source
+        if name.startswith("RELEVO_")
+        and name not in STACK_SETTINGS
+        and name.removeprefix("RELEVO_").lower() not in Settings.model_fields
+    ]
+    if unknown:
+        raise ConfigurationError(f"{min(unknown)} is not a setting; the README lists them all")
+    values = {
+        name: source[f"RELEVO_{name.upper()}"]
+        for name in Settings.model_fields
+        if source.get(f"RELEVO_{name.upper()}", "") != ""
+    }
+    try:
+        return Settings(**(values | given))
+    except ValidationError as invalid:
+        raise ConfigurationError("\n".join(_explain(error) for error in invalid.errors())) from None
+
+
+def _explain(error: Any) -> str:
+    message = error["msg"].removeprefix("Value error, ")
+    return f"RELEVO_{str(error['loc'][0]).upper()}: {message}" if error["loc"] else message

@@ -1,0 +1,135 @@
+"""
+Traces: one per notification, from the door to the last attempt.
+
+A context travels as a W3C traceparent: in the HTTP header, in the notification's row, in record headers, and,
+where a record carries many requests, in each of them. Names and attributes follow the OpenTelemetry semantic
+conventions 1.44 for HTTP (stable) and messaging (development). Spans are recorded and exported over OTLP when
+OTEL_EXPORTER_OTLP_ENDPOINT (or the _TRACES_ variant) is set; otherwise only the context is carried.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+Attributes = Mapping[str, str | int | float | bool]
+
+_tracer: trace.Tracer = trace.NoOpTracer()
+
+
+def start_tracing(service: str, instance: str) -> TracerProvider:
+    """
+    Begin to make spans for *service*. Call once, before the first span; `shutdown()` of what is returned flushes.
+
+    The exporter runs in a thread of its own behind a bounded queue: a collector that is away or slow costs spans,
+    never time.
+    """
+    global _tracer  # noqa: PLW0603 -- one per process, like the logger
+    resource = Resource.create({"service.name": f"relevo-{service}", "service.instance.id": instance})
+    if any(os.environ.get(name) for name in _ENDPOINTS):
+        provider = TracerProvider(resource=resource)  # its sampler: OTEL_TRACES_SAMPLER
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    else:
+        provider = TracerProvider(resource=resource, sampler=ALWAYS_OFF)
+    _tracer = provider.get_tracer("relevo")
+    return provider
+
+
+def read_traceparent(text: str | None) -> SpanContext | None:
+    """Return the context that *text* names; None: there is none, or it is malformed (W3C Trace Context 3.2)."""
+    found = _TRACEPARENT.fullmatch(text) if text else None
+    if found is None:
+        return None
+    version, trace_id, span_id, flags, more = found.groups()
+    if version == "ff" or (version == "00" and more) or not int(trace_id, 16) or not int(span_id, 16):
+        return None
+    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)))
+
+
+def traceparent_of(span: Span) -> str:
+    """Return *span* as a traceparent, for others to continue."""
+    context = span.get_span_context()
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+
+def trace_id_of(traceparent: str | None) -> str | None:
+    """Return the trace id in *traceparent*, 32 hexadecimal digits; None: it has none."""
+    context = read_traceparent(traceparent)
+    return None if context is None else f"{context.trace_id:032x}"
+
+
+def start_span(
+    name: str,
+    kind: SpanKind,
+    *,
+    parent: str | None = None,
+    links: Sequence[str | None] = (),
+    attributes: Attributes | None = None,
+) -> Span:
+    """
+    Start a span; the caller ends it.
+
+    Args:
+        parent: the traceparent to continue; None or malformed: a new trace.
+        links: traceparents to point to without continuing them; the malformed ones are left out.
+    """
+    context = read_traceparent(parent)
+    linked = [Link(each) for each in map(read_traceparent, links) if each is not None]
+    around = trace.set_span_in_context(trace.INVALID_SPAN if context is None else NonRecordingSpan(context))
+    return _tracer.start_span(name, around, kind, attributes, linked)
+
+
+@contextmanager
+def span(
+    name: str,
+    kind: SpanKind,
+    *,
+    parent: str | None = None,
+    links: Sequence[str | None] = (),
+    attributes: Attributes | None = None,
+) -> Iterator[Span]:
+    """Run the body inside a span; what it raises ends the span with an error and goes on."""
+    made = start_span(name, kind, parent=parent, links=links, attributes=attributes)
+    try:
+        yield made
+    except BaseException as error:
+        fail_span(made, type(error).__name__)
+        raise
+    finally:
+        made.end()
+
+
+def fail_span(made: Span, error_type: str) -> None:
+    """Mark *made* as failed; error_type comes from a closed set and holds no personal data."""
+    made.set_attribute("error.type", error_type)
+    made.set_status(Status(StatusCode.ERROR))
+
+
+def messaging(operation: str, topic: str, **more: str | int) -> dict[str, str | int]:
+    """
+    Return the attributes of a messaging span.
+
+    Args:
+        operation: send or process.
+        more: further attributes without their `messaging.` prefix, with `__` for a dot.
+    """
+    attributes: dict[str, str | int] = {
+        "messaging.system": "kafka",
+        "messaging.operation.name": operation,
+        "messaging.operation.type": operation,
+        "messaging.destination.name": topic,
+    }
+    for name, value in more.items():
+        attributes["messaging." + name.replace("__", ".")] = value
+    return attributes
