@@ -1,0 +1,41 @@
+"""The Faust app and its table, and nothing else."""
+
+import faust
+
+from infra.settings import Settings
+from pipeline.dedupe import GROUP
+from pipeline.table import RedisTable
+from schemas.topics import RECORD_BYTES_MAX
+
+
+def make_app(settings: Settings, instance: str) -> tuple[faust.App, RedisTable]:
+    """
+    Return the app, not started, and the table that is declared beside it.
+
+    Every setting that its authors' defaults would make unsafe or slow for us is spelled out.
+    """
+    app = faust.App(
+        GROUP,
+        broker=[f"kafka://{server.strip()}" for server in settings.kafka_bootstrap.split(",")],
+        broker_client_id=f"relevo-pipeline-{instance}",
+        # A killed worker is replaced after the session timeout; with a stable name, a restarted one is not replaced.
+        broker_session_timeout=12.0,
+        broker_heartbeat_interval=2.0,
+        broker_request_timeout=20.0,
+        broker_commit_interval=1.0,
+        consumer_group_instance_id=f"{GROUP}.{settings.instance}" if settings.instance else None,
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=RECORD_BYTES_MAX,
+        stream_buffer_maxsize=1024,
+        # Otherwise it makes topics of its own, with partition counts of its own.
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        # Its tables are not used; see pipeline.table.
+        store="memory://",
+        table_standby_replicas=0,
+        web_enabled=False,
+        key_serializer="raw",
+        value_serializer="raw",
+    )
+    table = RedisTable(app, "dedupe", window_s=settings.dedupe_window_s, url=settings.redis_url)
+    return app, table

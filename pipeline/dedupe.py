@@ -1,0 +1,272 @@
+"""
+The use case: a batch of records in; forwards, rejections and marks out. Knows no Faust.
+
+Crash thinking, step by step, for a process that dies
+  before the claim        nothing happened; the records come again and are NEW
+  after the claim         they come again, find their own claim (REPLAY), and are forwarded
+  after the forward       the same, one copy more in the topic; the ledger absorbs it
+  after `done`            they come again and are dropped (DUPLICATE): their forward is in the topic
+  after the offset commit nothing comes again, nothing is left to do
+No step loses; only the last two drop.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol, TypeVar
+
+import orjson
+from opentelemetry.trace import Span, SpanKind
+
+from infra.health import Readiness
+from infra.logs import get_logger
+from infra.metrics import DEDUPED, REJECTED
+from infra.patience import until_through
+from infra.record_writer import Outgoing
+from infra.telemetry import messaging, start_span, trace_id_of, traceparent_of
+from pipeline.table import Answer, Claim
+from schemas import results, topics
+from schemas.errors import FieldError
+from schemas.identity import fingerprint, recipient_hash
+from schemas.messages import Notification, Result, Source
+from schemas.records import (
+    DOOR_HEADER,
+    TRACEPARENT_HEADER,
+    Header,
+    Origin,
+    Rejection,
+    dead_letter_headers,
+    decode_requested,
+    encode_request,
+    encode_result,
+    encode_source,
+    header,
+    result_key,
+)
+from schemas.states import State
+from schemas.topics import Topic
+
+log = get_logger()
+
+GROUP = "relevo.pipeline"
+
+Outcome = TypeVar("Outcome")
+
+FORWARDED = frozenset({Answer.NEW, Answer.REPLAY, Answer.SUSPECT})
+
+
+class Table(Protocol):
+    """What is needed of the Redis-backed table; see pipeline.table.RedisTable."""
+
+    async def claim(self, claims: Sequence[Claim]) -> list[Answer]: ...
+    async def complete(self, claims: Sequence[Claim]) -> None: ...
+
+
+class Writer(Protocol):
+    """What is needed of the producer; see infra.record_writer.RecordWriter."""
+
+    async def write(self, topic: Topic, records: Sequence[Outgoing]) -> None: ...
+    async def write_by_key(self, topic: Topic, records: Sequence[Outgoing]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One record of notifications.requested as the broker gave it. timestamp_ms: Unix milliseconds."""
+
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[Header, ...]
+
+
+@dataclass(slots=True)
+class Item:
+    """A notification on its way through: where it stood, its claim, and its span when its trace is sampled."""
+
+    notification: Notification
+    source: Source
+    accepted_ms: int
+    claim: Claim
+    span: Span | None
+
+
+class Deduplicator:
+    """
+    Forwards each id once, as far as the table can tell, and rejects what cannot be read.
+
+    Args:
+        hash_key: for recipient_hash in results; empty: none is made.
+        readiness: turns red while a server that is needed is away.
+    """
+
+    def __init__(self, table: Table, writer: Writer, readiness: Readiness, *, hash_key: bytes) -> None:
+        self._table = table
+        self._writer = writer
+        self._readiness = readiness
+        self._hash_key = hash_key
+
+    async def process(self, records: Sequence[Incoming]) -> None:
+        """
+        Take *records* to where they can be acknowledged: forwarded, dropped as duplicates, or dead-lettered.
+
+        Waits for as long as Redis or Kafka is away; raises nothing for it, and returns only when all is done.
+        Delivery: at least once. Order: that of the records.
+        """
+        items: list[Item] = []
+        rejected: list[tuple[Incoming, list[Rejection]]] = []
+        for record in records:
+            found, refused = self._read(record)
+            items += found
+            if refused:
+                rejected.append((record, refused))
+
+        answers = await self._until_done("redis", lambda: self._table.claim([item.claim for item in items]))
+        for item, answer in zip(items, answers, strict=True):
+            DEDUPED.labels(answer.name.lower()).inc()
+            if answer is Answer.CONFLICT:
+                rejected.append((_record_of(item.source, records), [_conflict(item)]))
+        forwarded = [item for item, answer in zip(items, answers, strict=True) if answer in FORWARDED]
+
+        await self._until_done("kafka", lambda: self._write(forwarded, _merged(rejected)))
+        await self._until_done("redis", lambda: self._table.complete([item.claim for item in forwarded]))
+        _end_spans(items, answers)
+
+    def _read(self, record: Incoming) -> tuple[list[Item], list[Rejection]]:
+        try:
+            items, rejections = [], []
+            for found in decode_requested(record.value, header(record.headers, TRACEPARENT_HEADER)):
+                if isinstance(found, Rejection):
+                    rejections.append(found)
+                    continue
+                index, notification = found
+                items.append(_item(notification, _source(record, index), record))
+        except Exception:
+            # Our bug, met on one record. Raising would hold up its partition for ever, and dropping would lose it.
+            log.exception("record_not_understood", partition=record.partition, offset=record.offset)
+            return [], [Rejection(0, None, "internal", (FieldError("", "internal", "relevo could not read this"),))]
+        return items, rejections
+
+    async def _write(self, items: list[Item], rejected: list[tuple[Incoming, list[Rejection]]]) -> None:
+        now = datetime.now(UTC)
+        told = [self._queued(item, now) for item in items]
+        for record, rejections in rejected:
+            told += [_rejected(record, rejection, now) for rejection in rejections]
+        # All three at once: none needs another to come first, and none counts before all are acknowledged.
+        await asyncio.gather(
+            self._writer.write(topics.DEDUPLICATED, [_forward(item) for item in items]),
+            self._writer.write(topics.DEAD_LETTERS, [_dead_letter(record, why) for record, why in rejected]),
+            self._writer.write_by_key(
+                topics.RESULTS, [Outgoing(result_key(result), encode_result(result)) for result in told]
+            ),
+        )
+
+    def _queued(self, item: Item, now: datetime) -> Result:
+        content = item.notification.content
+        return results.change(
+            id=item.notification.id,
+            seq=1,
+            status=State.QUEUED,
+            reason=None,
+            attempt=0,
+            channel=content.channel,
+            source=item.source,
+            recipient_hash=recipient_hash(content.to, self._hash_key),
+            accepted_at=results.moment(item.accepted_ms),
+            occurred_at=now,
+            trace_id=trace_id_of(item.notification.traceparent),
+            metadata=content.metadata,
+        )
+
+    async def _until_done(self, server: str, step: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        """Repeat *step* until it is through. Each step may be repeated; see the crash thinking above."""
+        outcome = await until_through(
+            server, step, on_failure=lambda _error: self._readiness.red(server, "does not answer")
+        )
+        self._readiness.green(server)
+        return outcome
+
+
+def _item(notification: Notification, source: Source, record: Incoming) -> Item:
+    claim = Claim(notification.id, fingerprint(notification.content), source.coordinates())
+    span = start_span(
+        f"process {topics.REQUESTED.name}",
+        SpanKind.CONSUMER,
+        parent=notification.traceparent,
+        attributes=messaging(
+            "process",
+            topics.REQUESTED.name,
+            consumer__group__name=GROUP,
+            destination__partition__id=str(record.partition),
+            kafka__offset=record.offset,
+            message__id=str(notification.id),
+        ),
+    )
+    # What follows belongs below this span; where nobody records, the context goes on as it came.
+    if span.is_recording() or notification.traceparent is None:
+        notification = Notification(notification.id, notification.content, traceparent_of(span))
+    return Item(notification, source, record.timestamp_ms, claim, span if span.is_recording() else None)
+
+
+def _end_spans(items: list[Item], answers: list[Answer]) -> None:
+    for item, answer in zip(items, answers, strict=True):
+        if item.span is not None:
+            item.span.set_attribute("relevo.dedupe.answer", answer.name.lower())
+            item.span.end()
+
+
+def _forward(item: Item) -> Outgoing:
+    headers = [encode_source(item.source)]
+    if item.notification.traceparent is not None:
+        headers.append((TRACEPARENT_HEADER, item.notification.traceparent.encode()))
+    return Outgoing(
+        key=str(item.notification.id).encode(),
+        value=orjson.dumps(encode_request(item.notification)),
+        headers=headers,
+        timestamp_ms=item.accepted_ms,
+    )
+
+
+def _conflict(item: Item) -> Rejection:
+    error = FieldError("/id", "idempotency_conflict", "this id was already used for other content; take a new one")
+    return Rejection(item.source.index, item.notification.id, "idempotency_conflict", (error,))
+
+
+def _record_of(source: Source, records: Sequence[Incoming]) -> Incoming:
+    return next(each for each in records if (each.partition, each.offset) == (source.partition, source.offset))
+
+
+def _merged(rejected: list[tuple[Incoming, list[Rejection]]]) -> list[tuple[Incoming, list[Rejection]]]:
+    """One dead letter for each record, however many of its items are bad."""
+    merged: dict[tuple[int, int], tuple[Incoming, list[Rejection]]] = {}
+    for record, rejections in rejected:
+        merged.setdefault((record.partition, record.offset), (record, []))[1].extend(rejections)
+    return list(merged.values())
+
+
+def _dead_letter(record: Incoming, rejections: list[Rejection]) -> Outgoing:
+    origin = Origin(topics.REQUESTED.name, record.partition, record.offset, record.timestamp_ms)
+    message = "; ".join(
+        f"[{rejection.index}] " + ", ".join(f"{error.pointer or '/'} {error.detail}" for error in rejection.errors)
+        for rejection in rejections
+    )
+    headers = dead_letter_headers(origin, record.headers, rejections[0].code, message)
+    return Outgoing(record.key, record.value, headers)
+
+
+def _rejected(record: Incoming, rejection: Rejection, now: datetime) -> Result:
+    REJECTED.labels(rejection.code).inc()
+    return results.rejection(
+        rejection,
+        _source(record, rejection.index),
+        came_at=results.moment(record.timestamp_ms),
+        occurred_at=now,
+        trace_id=trace_id_of(header(record.headers, TRACEPARENT_HEADER)),
+    )
+
+
+def _source(record: Incoming, index: int) -> Source:
+    door = header(record.headers, DOOR_HEADER)
+    return Source("http" if door == "http" else "kafka", record.partition, record.offset, index)
