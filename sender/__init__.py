@@ -1,0 +1,1 @@
+"""The sender: hands each deduplicated notification to the relay at most once, and says what came of it."""

@@ -1,0 +1,89 @@
+"""`python -m sender`: wire and run the sender."""
+
+import asyncio
+
+from infra.health import Readiness
+from infra.kafka import require_topics, start_consumer
+from infra.lifecycle import instance_name, run_service
+from infra.patience import until_through
+from infra.postgres import open_pool
+from infra.record_writer import RecordWriter
+from infra.settings import RelayAddress, Settings
+from schemas.identity import new_id
+from sender.channel import Channel
+from sender.compose import Composer
+from sender.consumer import GROUP, DeduplicatedConsumer
+from sender.deliver import Deliverer
+from sender.lease import Lease
+from sender.ledger import Ledger
+from sender.results import ResultPublisher
+from sender.smtp import Relay
+
+POSTGRES_CONNECTIONS_MAX = 6
+
+
+async def serve(settings: Settings, readiness: Readiness, stop: asyncio.Event) -> None:
+    """Run until *stop*; returns when claimed deliveries have ended and the rest is given back."""
+    settings.require("mail_from")
+    instance = instance_name(settings)
+    name = f"relevo-sender-{instance}"
+    await until_through("kafka", lambda: require_topics(settings.kafka_bootstrap), give_up=stop.is_set)
+    writer = RecordWriter(settings.kafka_bootstrap, name=name)
+    await until_through("kafka", writer.open, give_up=stop.is_set)
+    pool = await until_through(
+        "postgres",
+        lambda: open_pool(settings.postgres_dsn, name=name, connections_max=POSTGRES_CONNECTIONS_MAX),
+        give_up=stop.is_set,
+    )
+
+    ledger = Ledger(pool, worker=new_id(), worker_name=instance)
+    lease = Lease(ledger, readiness, lease_s=settings.lease_s)
+    await until_through("postgres", lease.start, give_up=stop.is_set)
+    composer = Composer(settings.sender_address, settings.mail_from_name)
+    relay = Relay(
+        RelayAddress.parse(settings.smtp_url),
+        connections_max=settings.smtp_connections_max,
+        ca_file=str(settings.smtp_ca_file) if settings.smtp_ca_file else None,
+    )
+    channel = Channel(lambda: relay.probe(composer.address), readiness)
+    publisher = ResultPublisher(writer, ledger)
+    deliverer = Deliverer(
+        relay=relay,
+        ledger=ledger,
+        lease=lease,
+        publisher=publisher,
+        channel=channel,
+        composer=composer,
+        retry_wait_s=settings.retry_wait_s,
+    )
+    kafka = await until_through(
+        "kafka",
+        lambda: start_consumer(settings.kafka_bootstrap, group=GROUP, name=name, static=bool(settings.instance)),
+        give_up=stop.is_set,
+    )
+    consumer = DeduplicatedConsumer(
+        kafka,
+        deliverer,
+        ledger,
+        writer,
+        readiness,
+        in_flight_max=settings.in_flight_max,
+        hash_key=settings.recipient_hash_key.encode(),
+    )
+    publisher.start()
+    readiness.green("start")
+    readiness.red("assignment", "no partition assigned yet")
+
+    await consumer.run(stop)
+
+    await kafka.stop()
+    await publisher.stop()
+    await channel.close()
+    await relay.close()
+    await lease.stop()
+    await writer.close()
+    await pool.close()
+
+
+if __name__ == "__main__":
+    run_service("sender", serve)

@@ -1,0 +1,70 @@
+"""
+The channel's switch: off while the relay refuses us and not the notification.
+
+Bad credentials or a bad certificate would refuse every notification alike. None of them pays for it: they wait, one
+probe at a time asks again, and readiness and a metric call for a person.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from infra.health import Readiness
+from infra.logs import get_logger
+from infra.metrics import CHANNEL_STOPPED
+from sender.replies import Judgement, Verdict
+
+log = get_logger()
+
+PROBE_WAIT_S_MIN = 2.0
+PROBE_WAIT_S_MAX = 30.0
+
+
+class Channel:
+    """
+    Open, or stopped and being probed.
+
+    Args:
+        probe: asks the relay whether it takes us now, without a notification.
+    """
+
+    def __init__(self, probe: Callable[[], Awaitable[Judgement]], readiness: Readiness) -> None:
+        self._probe = probe
+        self._readiness = readiness
+        self._open = asyncio.Event()
+        self._open.set()
+        self._probing: asyncio.Task[None] | None = None
+        CHANNEL_STOPPED.set(0)
+
+    async def wait_open(self) -> None:
+        """Return when the channel is open."""
+        await self._open.wait()
+
+    def stop(self, judgement: Judgement) -> None:
+        """Stop the channel for the reason that *judgement* gives. Stopped already: no effect."""
+        if not self._open.is_set():
+            return
+        self._open.clear()
+        CHANNEL_STOPPED.set(1)
+        self._readiness.red("smtp", f"the relay refuses us: {judgement.smtp or judgement.code}")
+        log.error("channel_stopped", code=judgement.code, smtp=judgement.smtp)
+        self._probing = asyncio.create_task(self._probe_until_open())
+
+    async def close(self) -> None:
+        """Cease to probe."""
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.gather(self._probing, return_exceptions=True)
+
+    async def _probe_until_open(self) -> None:
+        wait_s = PROBE_WAIT_S_MIN
+        while True:
+            await asyncio.sleep(wait_s)
+            judgement = await self._probe()
+            if judgement.verdict is not Verdict.CONFIGURATION:
+                break
+            log.warning("channel_still_stopped", code=judgement.code, smtp=judgement.smtp)
+            wait_s = min(wait_s * 2, PROBE_WAIT_S_MAX)
+        CHANNEL_STOPPED.set(0)
+        self._readiness.green("smtp")
+        log.info("channel_opened")
+        self._open.set()

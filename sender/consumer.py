@@ -1,0 +1,262 @@
+"""
+The consumer: polls, bounds what is in flight, commits what is complete, and never waits inside the poll loop.
+
+A record is one task, from its enrolment to its terminal state. A slow or retrying one holds up nobody: the others go
+on, and only the committed offset stays below it.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol
+from uuid import UUID
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+
+from infra.health import Readiness
+from infra.logs import get_logger
+from infra.metrics import IN_FLIGHT
+from infra.patience import until_through
+from infra.record_writer import Outgoing
+from infra.telemetry import trace_id_of
+from schemas import results, topics
+from schemas.errors import FieldError
+from schemas.identity import fingerprint, recipient_hash
+from schemas.records import (
+    Origin,
+    Rejection,
+    dead_letter_headers,
+    decode_deduplicated,
+    encode_result,
+    result_key,
+)
+from schemas.topics import DEDUPLICATED, Topic
+from sender.deliver import Deliverer, Delivery
+from sender.ledger import ENROL_ROWS_MAX, Enrolment, Standing
+from sender.watermark import Watermark
+
+log = get_logger()
+
+GROUP = "relevo.sender"
+
+POLL_MS = 250
+COMMIT_INTERVAL_S = 1.0
+
+# Records of a partition that may be complete above one that is not, before the partition is paused.
+SPAN_RECORDS_MAX = 100_000
+
+# How long a revoked partition's claimed deliveries may take to end; below the group's rebalance timeout. What takes
+# longer goes on: its claim keeps the next owner from sending.
+REVOKE_S_MAX = 10.0
+
+
+class LedgerPort(Protocol):
+    """What is needed of the ledger; see sender.ledger.Ledger."""
+
+    async def enrol(self, enrolments: Sequence[Enrolment]) -> dict[UUID, Standing]: ...
+
+
+class WriterPort(Protocol):
+    """What is needed of the producer; see infra.record_writer.RecordWriter."""
+
+    async def write(self, topic: Topic, records: Sequence[Outgoing]) -> None: ...
+    async def write_by_key(self, topic: Topic, records: Sequence[Outgoing]) -> None: ...
+
+
+class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+    """
+    Reads notifications.deduplicated and has each record delivered.
+
+    Args:
+        in_flight_max: records that are worked on at the same time.
+        hash_key: for recipient_hash; empty: none is made.
+    """
+
+    def __init__(
+        self,
+        consumer: AIOKafkaConsumer,
+        deliverer: Deliverer,
+        ledger: LedgerPort,
+        writer: WriterPort,
+        readiness: Readiness,
+        *,
+        in_flight_max: int,
+        hash_key: bytes,
+    ) -> None:
+        self._consumer = consumer
+        self._deliverer = deliverer
+        self._ledger = ledger
+        self._writer = writer
+        self._readiness = readiness
+        self._in_flight_max = in_flight_max
+        self._hash_key = hash_key
+        self._watermark = Watermark()
+        self._tasks: defaultdict[int, dict[asyncio.Task[None], Delivery | None]] = defaultdict(dict)
+        self._in_flight = 0
+        self._paused: set[TopicPartition] = set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """
+        Poll until *stop*, then give back what can be given back, end what is claimed, and commit.
+
+        Raises:
+            KafkaError: of a kind that another poll does not mend.
+        """
+        self._consumer.subscribe([DEDUPLICATED.name], listener=self)
+        committing = asyncio.create_task(self._commit_regularly())
+        try:
+            while not stop.is_set():
+                await self._poll()
+        finally:
+            committing.cancel()
+            await asyncio.gather(committing, return_exceptions=True)
+            await self._end_tasks(set(self._tasks))
+            await self._commit()
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        """Give *revoked* back: end what is claimed, drop what is not, commit what is complete."""
+        partitions = {tp.partition for tp in revoked}
+        await self._end_tasks(partitions)
+        await self._commit()
+        for partition in partitions:
+            self._watermark.forget(partition)
+        self._paused -= revoked
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        """Note what is ours now; nothing to fetch back, the truth is in the ledger."""
+        log.info("partitions_assigned", partitions=sorted(tp.partition for tp in assigned))
+        self._readiness.green("assignment")
+
+    async def _poll(self) -> None:
+        self._pause_and_resume()
+        room = max(1, min(ENROL_ROWS_MAX, self._in_flight_max - self._in_flight))
+        fetched = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=room)
+        for tp, records in fetched.items():
+            for record in records:
+                self._watermark.begin(tp.partition, record.offset)
+            self._in_flight += len(records)
+            IN_FLIGHT.set(self._in_flight)
+            # Not awaited: while Postgres is away, polling goes on, and with it our place in the group.
+            self._begin(tp.partition, self._take_up(records), None)
+
+    def _pause_and_resume(self) -> None:
+        """Paused partitions are not fetched, but polling goes on: a consumer that does not poll is thrown out."""
+        full = self._in_flight >= self._in_flight_max
+        assigned = self._consumer.assignment()
+        to_pause = {tp for tp in assigned if full or self._watermark.span(tp.partition) > SPAN_RECORDS_MAX}
+        if resumed := (self._paused & assigned) - to_pause:
+            self._consumer.resume(*resumed)
+        if paused := to_pause - self._paused:
+            self._consumer.pause(*paused)
+        self._paused = to_pause
+
+    def _begin(self, partition: int, work: Coroutine[Any, Any, None], delivery: Delivery | None) -> None:
+        task = asyncio.create_task(work)
+        self._tasks[partition][task] = delivery
+        task.add_done_callback(self._tasks[partition].pop)
+
+    async def _take_up(self, records: Sequence[ConsumerRecord]) -> None:
+        """Enrol a fetched batch in one statement, then deliver each record in a task of its own."""
+        readable: list[tuple[ConsumerRecord, Enrolment]] = []
+        for record in records:
+            enrolment = self._read(record)
+            if enrolment is None:
+                await self._dead_letter(record, "unreadable", "not a record that relevo wrote")
+                self._complete(record)
+            else:
+                readable.append((record, enrolment))
+        if not readable:
+            return
+        standings = await until_through("enrol", lambda: self._ledger.enrol([each for _, each in readable]))
+        for record, enrolment in readable:
+            standing = standings[enrolment.notification.id]
+            if standing.fingerprint != enrolment.fingerprint:
+                self._begin(record.partition, self._reject(record, enrolment), None)
+            else:
+                delivery = Delivery(enrolment, standing)
+                self._begin(record.partition, self._deliver(record, delivery), delivery)
+
+    async def _deliver(self, record: ConsumerRecord, delivery: Delivery) -> None:
+        try:
+            await self._deliverer.deliver(delivery)
+        except Exception:
+            # A bug of ours. The offset stays, so nothing is lost; readiness tells, and a restart tries again.
+            self._readiness.red("deliver", "a notification cannot be processed; see the log")
+            log.exception("delivery_broke", notification_id=str(delivery.enrolment.notification.id))
+            return
+        self._complete(record)
+
+    async def _reject(self, record: ConsumerRecord, enrolment: Enrolment) -> None:
+        """The id stands for other content: the table in Redis had forgotten it, the ledger has not."""
+        why = FieldError("/id", "idempotency_conflict", "this id was already used for other content; take a new one")
+        rejection = Rejection(enrolment.source.index, enrolment.notification.id, "idempotency_conflict", (why,))
+        result = results.rejection(
+            rejection,
+            enrolment.source,
+            came_at=enrolment.accepted_at,
+            occurred_at=results.now(),
+            trace_id=trace_id_of(enrolment.notification.traceparent),
+        )
+        await self._dead_letter(record, rejection.code, why.detail)
+        told = Outgoing(result_key(result), encode_result(result))
+        await until_through("reject", lambda: self._writer.write_by_key(topics.RESULTS, [told]))
+        self._complete(record)
+
+    async def _dead_letter(self, record: ConsumerRecord, reason: str, message: str) -> None:
+        origin = Origin(record.topic, record.partition, record.offset, record.timestamp)
+        headers = dead_letter_headers(origin, record.headers, reason, message)
+        letter = Outgoing(record.key, record.value, headers)
+        await until_through("dead_letter", lambda: self._writer.write(topics.DEAD_LETTERS, [letter]))
+
+    def _read(self, record: ConsumerRecord) -> Enrolment | None:
+        try:
+            notification, source = decode_deduplicated(record.value, record.headers)
+        except (ValueError, KeyError, TypeError):
+            return None
+        return Enrolment(
+            notification=notification,
+            source=source,
+            fingerprint=fingerprint(notification.content),
+            recipient_hash=recipient_hash(notification.content.to, self._hash_key),
+            accepted_at=results.moment(record.timestamp),
+        )
+
+    def _complete(self, record: ConsumerRecord) -> None:
+        self._in_flight -= 1
+        IN_FLIGHT.set(self._in_flight)
+        self._watermark.complete(record.partition, record.offset)
+
+    async def _end_tasks(self, partitions: set[int]) -> None:
+        """Cancel what has claimed nothing; wait for the rest, within reason."""
+        tasks = [(task, delivery) for partition in partitions for task, delivery in self._tasks[partition].items()]
+        idle = [task for task, delivery in tasks if delivery is None or not delivery.critical]
+        for task in idle:
+            task.cancel()
+        if idle:
+            await asyncio.wait(idle)
+        claimed = [task for task, _ in tasks if not task.done()]
+        if claimed:
+            log.info("waiting_for_claimed", notifications=len(claimed))
+            await asyncio.wait(claimed, timeout=REVOKE_S_MAX)
+        self._in_flight = sum(1 for tasks_of in self._tasks.values() for task in tasks_of if not task.done())
+
+    async def _commit_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(COMMIT_INTERVAL_S)
+            await self._commit()
+
+    async def _commit(self) -> None:
+        offsets = {
+            TopicPartition(DEDUPLICATED.name, partition): offset
+            for partition, offset in self._watermark.take_committable().items()
+        }
+        assigned = self._consumer.assignment()
+        offsets = {tp: offset for tp, offset in offsets.items() if tp in assigned}
+        if not offsets:
+            return
+        try:
+            await self._consumer.commit(offsets)
+        except KafkaError as error:
+            # Ordinary during a rebalance. What is read again finds its state in the ledger.
+            log.warning("commit_refused", error=type(error).__name__, partitions=len(offsets))

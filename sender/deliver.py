@@ -1,0 +1,292 @@
+"""
+The use case: one notification, from where the ledger says it stands to a terminal state.
+
+Crash thinking, for a process that dies
+  before the claim       nothing happened at the relay that counts; the record comes again
+  after the claim        the mail may be out or not; when our lease has run out, it ends in doubt
+  after the relay's 250  the same: the answer died with us
+  after the outcome      the ledger knows; its event is swept up and published
+  after the publication  the record comes again, finds a terminal state, and is acknowledged without a word to SMTP
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Literal, Protocol
+from uuid import UUID
+
+import tenacity
+from opentelemetry.trace import SpanKind
+
+from infra.logs import get_logger
+from infra.metrics import ATTEMPTS, END_TO_END_SECONDS, OUTCOMES
+from infra.patience import until_through
+from infra.telemetry import fail_span, start_span
+from schemas.messages import Reason
+from schemas.states import TERMINAL, State
+from sender.channel import Channel
+from sender.compose import Composer, needs_smtputf8
+from sender.ledger import Enrolment, Outcome, Standing, Unpublished
+from sender.replies import Judgement, Verdict
+from sender.smtp import Mail
+
+log = get_logger()
+
+# The first try and three retries.
+ATTEMPTS_MAX = 4
+RETRY_JITTER = 0.1  # of the wait, both ways: a relay that comes back is not hit by all at once
+
+# How often to look whether another worker has settled what it had claimed.
+SETTLED_POLL_S = 1.0
+
+
+class RelayPort(Protocol):
+    """What is needed of the relay; see sender.smtp.Relay."""
+
+    def slot(self) -> AbstractAsyncContextManager[None]: ...
+    async def send(self, mail: Mail, before_data: Callable[[], Awaitable[bool]]) -> Judgement | None: ...
+
+
+class LedgerPort(Protocol):
+    """What is needed of the ledger; see sender.ledger.Ledger."""
+
+    async def standing(self, notification_id: UUID) -> Standing | None: ...
+    async def claim(self, notification_id: UUID, attempt: int) -> bool: ...
+    async def record(self, outcome: Outcome) -> int | None: ...
+
+
+class LeasePort(Protocol):
+    """What is needed of the lease; see sender.lease.Lease."""
+
+    @property
+    def holds(self) -> bool: ...
+
+
+class PublisherPort(Protocol):
+    """What is needed of the publisher; see sender.results.ResultPublisher."""
+
+    async def publish(self, change: Unpublished) -> None: ...
+
+
+@dataclass(slots=True)
+class Delivery:
+    """
+    One notification being delivered.
+
+    critical: between the claim and the recorded outcome. It is not interrupted there: nobody else could tell what
+    came of it.
+    """
+
+    enrolment: Enrolment
+    standing: Standing
+    critical: bool = False
+
+
+class _StillTransientError(Exception):
+    """The attempt failed for a passing reason, the ledger knows, and another one is due after a wait."""
+
+
+class Deliverer:
+    """
+    Delivers notifications, any number at the same time.
+
+    Args:
+        retry_wait_s: between the tries of a burst.
+    """
+
+    def __init__(
+        self,
+        *,
+        relay: RelayPort,
+        ledger: LedgerPort,
+        lease: LeasePort,
+        publisher: PublisherPort,
+        channel: Channel,
+        composer: Composer,
+        retry_wait_s: float,
+    ) -> None:
+        self._relay = relay
+        self._ledger = ledger
+        self._lease = lease
+        self._publisher = publisher
+        self._channel = channel
+        self._composer = composer
+        self._retry_wait_s = retry_wait_s
+        self._in_hand: dict[UUID, asyncio.Event] = {}
+
+    async def deliver(self, delivery: Delivery) -> None:
+        """
+        Bring *delivery* to a terminal state, or find it in one.
+
+        Returns only when the ledger has a terminal state and, if it was reached here, the results topic has its
+        event. Waits out every outage; a cancellation outside the critical part leaves nothing half done.
+        """
+        notification_id = delivery.enrolment.notification.id
+        # A copy of the same notification, or one that was revoked from us and came back: one at a time.
+        while other := self._in_hand.get(notification_id):
+            await other.wait()
+            await self._look_up(delivery)
+        done = self._in_hand[notification_id] = asyncio.Event()
+        try:
+            while not delivery.standing.terminal:
+                if delivery.standing.state is State.SENDING or not await self._burst(delivery):
+                    # Somebody else has it. Acknowledging now would strand it if they are dead.
+                    await asyncio.sleep(SETTLED_POLL_S)
+                    await self._look_up(delivery)
+        finally:
+            del self._in_hand[notification_id]
+            done.set()
+
+    async def _burst(self, delivery: Delivery) -> bool:
+        """Try until a terminal state. False: an attempt was not ours to make."""
+        attempts = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(_StillTransientError),
+            # Attempts made before a restart count: the ledger knows them.
+            stop=tenacity.stop_after_attempt(ATTEMPTS_MAX - delivery.standing.attempt),
+            wait=self._wait,
+            reraise=True,
+        )
+        won: bool = await attempts(self._attempt, delivery)
+        return won
+
+    def _wait(self, state: tenacity.RetryCallState) -> float:
+        wait = tenacity.wait_fixed(self._retry_wait_s * (1 - RETRY_JITTER)) + tenacity.wait_random(
+            0, 2 * RETRY_JITTER * self._retry_wait_s
+        )
+        return wait(state)
+
+    async def _attempt(self, delivery: Delivery) -> bool:
+        number = delivery.standing.attempt + 1
+        while True:
+            await self._channel.wait_open()
+            async with self._relay.slot():
+                begun = time.monotonic()
+                judgement = await self._offer(delivery, number)
+                attempt_ms = round((time.monotonic() - begun) * 1000)
+            if judgement is None:
+                return False
+            if judgement.verdict is not Verdict.CONFIGURATION:
+                break
+            # Not its fault: the attempt does not count, and is made again when the channel is open.
+            assert not delivery.critical, "a claimed attempt ends in an outcome of its own"
+            self._channel.stop(judgement)
+        outcome = _outcome(delivery, number, judgement, attempt_ms)
+        seq = await until_through("outcome", lambda: self._ledger.record(outcome))
+        delivery.critical = False
+        if seq is None:
+            # Our lease ran out under way and others ended it in doubt; what the ledger says stands.
+            log.error("outcome_too_late", notification_id=str(outcome.id), state=outcome.state)
+            return False
+        await self._tell(delivery, outcome, seq)
+        delivery.standing = replace(delivery.standing, state=outcome.state, attempt=number)
+        if outcome.state is State.RETRYING:
+            raise _StillTransientError
+        return True
+
+    async def _offer(self, delivery: Delivery, number: int) -> Judgement | None:
+        notification = delivery.enrolment.notification
+        span = start_span(
+            "smtp send",
+            SpanKind.CLIENT,
+            parent=notification.traceparent,
+            attributes={"network.protocol.name": "smtp", "relevo.attempt": number},
+        )
+
+        async def claim() -> bool:
+            # From here on a cancellation must wait: the claim may be written although its answer never comes.
+            delivery.critical = True
+            won = self._lease.holds and await until_through(
+                "claim", lambda: self._ledger.claim(notification.id, number)
+            )
+            # The claim may have taken long. A frozen worker that wakes up here finds its lease gone.
+            if won and not self._lease.holds:
+                log.error("lease_lost_before_data", notification_id=str(notification.id))
+                won = False
+            delivery.critical = won
+            return won
+
+        try:
+            mail = Mail(
+                sender=self._composer.address,
+                recipient=notification.content.to,
+                message=self._composer.compose(notification, delivery.standing.accepted_at),
+                smtputf8=needs_smtputf8(notification),
+            )
+            judgement = await self._relay.send(mail, claim)
+            if judgement is not None:
+                ATTEMPTS.labels(judgement.verdict.value).inc()
+                if judgement.smtp_code is not None:
+                    span.set_attribute("smtp.response.status_code", judgement.smtp_code)
+                if judgement.verdict is not Verdict.ACCEPTED:
+                    fail_span(span, judgement.code)
+            return judgement
+        finally:
+            span.end()
+
+    async def _tell(self, delivery: Delivery, outcome: Outcome, seq: int) -> None:
+        enrolment = delivery.enrolment
+        change = Unpublished(
+            id=outcome.id,
+            seq=seq,
+            state=outcome.state,
+            attempt=outcome.attempt,
+            reason=outcome.reason,
+            channel=enrolment.notification.content.channel,
+            source=enrolment.source,
+            recipient_hash=enrolment.recipient_hash,
+            accepted_at=delivery.standing.accepted_at,
+            occurred_at=outcome.occurred_at,
+            traceparent=enrolment.notification.traceparent,
+            metadata=enrolment.notification.content.metadata,
+        )
+        log.info(
+            "attempt_ended",
+            notification_id=str(outcome.id),
+            state=outcome.state,
+            attempt=outcome.attempt,
+            code=outcome.reason.code,
+            duration_ms=outcome.attempt_ms,
+        )
+        if outcome.state in TERMINAL:
+            OUTCOMES.labels(outcome.state.value).inc()
+        if outcome.state is State.SENT:
+            END_TO_END_SECONDS.observe((outcome.occurred_at - change.accepted_at).total_seconds())
+        await until_through("publish", lambda: self._publisher.publish(change))
+
+    async def _look_up(self, delivery: Delivery) -> None:
+        notification_id = delivery.enrolment.notification.id
+        standing = await until_through("standing", lambda: self._ledger.standing(notification_id))
+        assert standing is not None, "an enrolled notification is in the ledger"
+        delivery.standing = standing
+
+
+_STATES: dict[Verdict, State] = {
+    Verdict.ACCEPTED: State.SENT,
+    Verdict.PERMANENT: State.BOUNCED,
+    Verdict.IN_DOUBT: State.IN_DOUBT,
+}
+_KINDS: dict[Verdict, Literal["accepted", "permanent", "unknown", "transient"]] = {
+    Verdict.ACCEPTED: "accepted",
+    Verdict.PERMANENT: "permanent",
+    Verdict.IN_DOUBT: "unknown",
+    Verdict.TRANSIENT: "transient",
+}
+
+
+def _outcome(delivery: Delivery, number: int, judgement: Judgement, attempt_ms: int) -> Outcome:
+    if judgement.verdict is Verdict.TRANSIENT:
+        state = State.RETRYING if number < ATTEMPTS_MAX else State.FAILED
+    else:
+        state = _STATES[judgement.verdict]
+    return Outcome(
+        id=delivery.enrolment.notification.id,
+        attempt=number,
+        claimed=delivery.critical,
+        state=state,
+        reason=Reason(_KINDS[judgement.verdict], judgement.code, judgement.smtp),
+        attempt_ms=attempt_ms,
+        occurred_at=datetime.now(UTC),
+    )

@@ -1,0 +1,376 @@
+"""
+The ledger: every SQL statement of the sender, one named method each.
+
+The ledger is the truth about every id. What moves a state is one conditional update whose predicate names the states
+it may come from (schemas.states) and the attempt it belongs to, so that of two who try, one gets it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from infra.batching import Batcher
+from infra.postgres import TRANSIENT
+from schemas.errors import TransientError
+from schemas.messages import Notification, Reason, Source
+from schemas.states import TERMINAL, State, states_before
+
+ENROL_ROWS_MAX = 500
+CLAIM_ROWS_MAX = 500
+OUTCOME_ROWS_MAX = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """A notification that the sender has in hand, for the ledger to know it."""
+
+    notification: Notification
+    source: Source
+    fingerprint: bytes
+    recipient_hash: str | None
+    accepted_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """
+    Where the ledger says an id stands.
+
+    attempt: how many were begun. accepted_at: as first recorded, which for the HTTP door is before Kafka saw it.
+    """
+
+    state: State
+    attempt: int
+    fingerprint: bytes
+    accepted_at: datetime
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing more will be done for it."""
+        return self.state in TERMINAL
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """
+    What came of attempt number *attempt* of one notification.
+
+    claimed: whether the attempt had been claimed. One that failed before (a refused recipient, say) had not.
+    attempt_ms: how long the attempt took.
+    """
+
+    id: UUID
+    attempt: int
+    claimed: bool
+    state: State
+    reason: Reason
+    attempt_ms: int
+    occurred_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Unpublished:
+    """A change of state that the ledger knows and the results topic may not."""
+
+    id: UUID
+    seq: int
+    state: State
+    attempt: int
+    reason: Reason
+    channel: str
+    source: Source | None
+    recipient_hash: str | None
+    accepted_at: datetime
+    occurred_at: datetime
+    traceparent: str | None
+    metadata: dict[str, Any] | None
+
+
+def _sql_states(states: Sequence[State]) -> str:
+    return ", ".join(f"'{state}'" for state in states)
+
+
+_ENROL = """
+WITH given AS (
+    SELECT * FROM unnest(
+        $1::uuid[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::jsonb[], $7::text[], $8::int[], $9::bigint[],
+        $10::smallint[], $11::timestamptz[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[]
+    ) AS given (id, fingerprint, door, channel, recipient_hash, metadata, traceparent, source_partition,
+        source_offset, source_index, accepted_at, recipient, subject, body, html, reply_to)
+), new AS (
+    INSERT INTO notifications (id, fingerprint, door, channel, recipient_hash, metadata, traceparent,
+        source_partition, source_offset, source_index, accepted_at, published_at)
+    SELECT id, fingerprint, door, channel, recipient_hash, metadata, traceparent,
+        source_partition, source_offset, source_index, accepted_at, accepted_at
+    FROM given
+    ON CONFLICT (id) DO NOTHING
+    RETURNING id, state, attempt, fingerprint, accepted_at, worker
+), content AS (
+    INSERT INTO contents (notification_id, recipient, subject, body, html, reply_to)
+    SELECT given.id, recipient, subject, body, html, reply_to
+    FROM given JOIN new ON new.id = given.id AND new.fingerprint = given.fingerprint
+    ON CONFLICT (notification_id) DO NOTHING
+)
+SELECT id, state, attempt, fingerprint, accepted_at, worker FROM new
+UNION ALL
+SELECT id, state, attempt, fingerprint, accepted_at, worker FROM notifications WHERE id = ANY ($1::uuid[])
+"""
+
+_STANDING = "SELECT id, state, attempt, fingerprint, accepted_at, worker FROM notifications WHERE id = $1"
+
+# The last line lets a claim find itself: its answer may have been lost on the way, and then nothing was sent for it.
+_CLAIM = f"""
+UPDATE notifications AS n
+SET state = '{State.SENDING}', attempt = given.attempt, worker = $3
+FROM unnest($1::uuid[], $2::smallint[]) AS given (id, attempt)
+WHERE n.id = given.id
+  AND EXISTS (SELECT FROM workers WHERE workers.id = $3 AND lease_until > now())
+  AND (n.attempt = given.attempt - 1 AND n.state IN ({_sql_states(states_before(State.SENDING))})
+    OR n.attempt = given.attempt AND n.state = '{State.SENDING}' AND n.worker = $3)
+RETURNING n.id
+"""
+
+_UNCLAIMED = _sql_states([state for state in states_before(State.BOUNCED) if state not in TERMINAL | {State.SENDING}])
+
+_OUTCOME = f"""
+WITH given AS (
+    SELECT * FROM unnest(
+        $1::uuid[], $2::smallint[], $3::bool[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[],
+        $9::timestamptz[]
+    ) AS given (id, attempt, claimed, state, reason_class, reason_code, smtp, attempt_ms, occurred_at)
+), moved AS (
+    UPDATE notifications AS n
+    SET state = given.state, attempt = given.attempt, seq = n.seq + 1, worker = NULL,
+        finished_at = CASE WHEN given.state IN ({_sql_states(sorted(TERMINAL))}) THEN given.occurred_at END
+    FROM given
+    WHERE n.id = given.id
+      AND (n.attempt = given.attempt AND n.state = '{State.SENDING}' AND n.worker = $10
+        OR NOT given.claimed AND n.attempt = given.attempt - 1 AND n.state IN ({_UNCLAIMED}))
+    RETURNING n.id, n.seq
+)
+INSERT INTO events (notification_id, seq, status, attempt, worker, reason_class, reason_code, smtp, attempt_ms,
+    occurred_at)
+SELECT moved.id, moved.seq, given.state, given.attempt, $11, reason_class, reason_code, smtp, attempt_ms, occurred_at
+FROM moved JOIN given ON given.id = moved.id
+RETURNING notification_id, seq
+"""
+
+_RECORDED = "SELECT seq FROM events WHERE notification_id = $1 AND attempt = $2 AND status = $3"
+
+_MARK_PUBLISHED = """
+UPDATE events SET published_at = now()
+FROM unnest($1::uuid[], $2::smallint[]) AS given (id, seq)
+WHERE events.notification_id = given.id AND events.seq = given.seq AND published_at IS NULL
+"""
+
+_UNPUBLISHED = """
+SELECT e.notification_id, e.seq, e.status, e.attempt, e.reason_class, e.reason_code, e.smtp, e.occurred_at,
+    n.channel, n.door, n.source_partition, n.source_offset, n.source_index, n.recipient_hash, n.accepted_at,
+    n.traceparent, n.metadata
+FROM events AS e JOIN notifications AS n ON n.id = e.notification_id
+WHERE e.published_at IS NULL AND e.occurred_at < now() - make_interval(secs => $1)
+ORDER BY e.occurred_at
+LIMIT $2
+"""
+
+_RENEW_LEASE = """
+INSERT INTO workers (id, name, started_at, lease_until)
+VALUES ($1, $2, now(), now() + make_interval(secs => $3))
+ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until
+"""
+
+_END_LEASE = "UPDATE workers SET lease_until = now() WHERE id = $1"
+
+# A claim whose worker is gone: the mail may have been handed over, and the answer was seen by nobody who could say so.
+_ABANDONED = f"""
+WITH gone AS (
+    SELECT id, name FROM workers WHERE lease_until < now() - make_interval(secs => $1)
+), moved AS (
+    UPDATE notifications AS n
+    SET state = '{State.IN_DOUBT}', seq = n.seq + 1, worker = NULL, finished_at = now()
+    FROM gone
+    WHERE n.state = '{State.SENDING}' AND n.worker = gone.id
+    RETURNING n.id, n.seq, n.attempt, gone.name
+), swept AS (
+    DELETE FROM workers WHERE lease_until < now() - interval '1 day'
+)
+INSERT INTO events (notification_id, seq, status, attempt, worker, reason_class, reason_code, occurred_at)
+SELECT id, seq, '{State.IN_DOUBT}', attempt, name, 'unknown', 'worker_lost', now() FROM moved
+RETURNING notification_id
+"""
+
+
+class Ledger:
+    """
+    The ledger as the sender sees it. Writes of many tasks go out together; each call waits for its own answer.
+
+    Every method raises TransientError when Postgres does not answer; whether it did its work is then unknown, and
+    each may be called again.
+
+    Args:
+        worker: the id of this process, new at each start.
+        worker_name: for people.
+    """
+
+    def __init__(self, pool: asyncpg.Pool, *, worker: UUID, worker_name: str) -> None:
+        self._pool = pool
+        self._worker = worker
+        self._worker_name = worker_name
+        self._claims: Batcher[tuple[UUID, int], bool] = Batcher(self._write_claims, rows_max=CLAIM_ROWS_MAX, writers=2)
+        self._outcomes: Batcher[Outcome, int | None] = Batcher(
+            self._write_outcomes, rows_max=OUTCOME_ROWS_MAX, writers=2
+        )
+
+    async def enrol(self, enrolments: Sequence[Enrolment]) -> dict[UUID, Standing]:
+        """
+        Make the ledger know each notification, and say where each stands. What is known already stays as it is.
+
+        Args:
+            enrolments: at most ENROL_ROWS_MAX; an id may stand in it twice, the first one counts.
+        """
+        assert len(enrolments) <= ENROL_ROWS_MAX
+        ids = [each.notification.id for each in enrolments]
+        contents = [each.notification.content for each in enrolments]
+        rows = await self._fetch(
+            _ENROL,
+            ids,
+            [each.fingerprint for each in enrolments],
+            [each.source.door for each in enrolments],
+            [content.channel for content in contents],
+            [each.recipient_hash for each in enrolments],
+            [content.metadata for content in contents],
+            [each.notification.traceparent for each in enrolments],
+            [each.source.partition for each in enrolments],
+            [each.source.offset for each in enrolments],
+            [each.source.index for each in enrolments],
+            [each.accepted_at for each in enrolments],
+            [content.to for content in contents],
+            [content.subject for content in contents],
+            [content.body for content in contents],
+            [content.html for content in contents],
+            [content.reply_to for content in contents],
+        )
+        standings = {row["id"]: self._standing(row) for row in rows}
+        # Inserted by somebody else between our snapshot and our insert: in neither half of the union.
+        for missing in set(ids) - standings.keys():
+            found = await self.standing(missing)
+            assert found is not None, "a row that stood in the way is there"
+            standings[missing] = found
+        return standings
+
+    async def standing(self, notification_id: UUID) -> Standing | None:
+        """Return where *notification_id* stands; None: the ledger does not know it."""
+        rows = await self._fetch(_STANDING, notification_id)
+        return self._standing(rows[0]) if rows else None
+
+    async def claim(self, notification_id: UUID, attempt: int) -> bool:
+        """
+        Take attempt number *attempt* for this worker, just before the relay could accept the message.
+
+        Repeatable by the same worker. False: somebody else has it or had it, or our own lease ran out; do not send.
+        """
+        return await self._claims.submit((notification_id, attempt))
+
+    async def record(self, outcome: Outcome) -> int | None:
+        """
+        Write an outcome and its event in one step.
+
+        Returns:
+            The event's seq, the same when it is recorded again. None: the attempt was not ours any more; what the
+            ledger says instead stands.
+        """
+        return await self._outcomes.submit(outcome)
+
+    async def mark_published(self, events: Sequence[tuple[UUID, int]]) -> None:
+        """Note that the results topic has these events (id, seq)."""
+        await self._fetch(_MARK_PUBLISHED, [each for each, _ in events], [seq for _, seq in events])
+
+    async def unpublished(self, *, older_than_s: float, rows_max: int) -> list[Unpublished]:
+        """Return up to *rows_max* events, oldest first, that nobody has published for *older_than_s* seconds."""
+        rows = await self._fetch(_UNPUBLISHED, older_than_s, rows_max)
+        return [_unpublished(row) for row in rows]
+
+    async def renew_lease(self, lease_s: float) -> None:
+        """Say that this worker lives, for *lease_s* seconds from now by the clock of the database."""
+        await self._fetch(_RENEW_LEASE, self._worker, self._worker_name, lease_s)
+
+    async def end_lease(self) -> None:
+        """Say that this worker is done. Only when none of its claims is open."""
+        await self._fetch(_END_LEASE, self._worker)
+
+    async def give_up_abandoned(self, *, grace_s: float) -> int:
+        """
+        End as in doubt what is claimed by workers whose lease ran out *grace_s* seconds ago or more.
+
+        Their events are published by whoever looks for unpublished ones.
+        Returns:
+            How many.
+        """
+        return len(await self._fetch(_ABANDONED, grace_s))
+
+    async def _write_claims(self, claims: list[tuple[UUID, int]]) -> list[bool]:
+        rows = await self._fetch(_CLAIM, [each for each, _ in claims], [attempt for _, attempt in claims], self._worker)
+        won = {row["id"] for row in rows}
+        return [each in won for each, _ in claims]
+
+    async def _write_outcomes(self, outcomes: list[Outcome]) -> list[int | None]:
+        rows = await self._fetch(
+            _OUTCOME,
+            [each.id for each in outcomes],
+            [each.attempt for each in outcomes],
+            [each.claimed for each in outcomes],
+            [each.state.value for each in outcomes],
+            [each.reason.kind for each in outcomes],
+            [each.reason.code for each in outcomes],
+            [each.reason.smtp for each in outcomes],
+            [each.attempt_ms for each in outcomes],
+            [each.occurred_at for each in outcomes],
+            self._worker,
+            self._worker_name,
+        )
+        seqs: dict[UUID, int] = {row["notification_id"]: row["seq"] for row in rows}
+        for each in outcomes:
+            if each.id not in seqs:
+                # Perhaps an earlier call did write it and its answer was lost.
+                known = await self._fetch(_RECORDED, each.id, each.attempt, each.state.value)
+                if known:
+                    seqs[each.id] = known[0]["seq"]
+        return [seqs.get(each.id) for each in outcomes]
+
+    def _standing(self, row: asyncpg.Record) -> Standing:
+        state, attempt = State(row["state"]), row["attempt"]
+        if state is State.SENDING and row["worker"] == self._worker:
+            # Who asks is not between claim and outcome. So this is a claim of ours that was never used: its answer
+            # came too late, or our lease had become uncertain. The attempt is still to be made.
+            state, attempt = State.RETRYING, attempt - 1
+        return Standing(state, attempt, row["fingerprint"], row["accepted_at"])
+
+    async def _fetch(self, sql: str, *arguments: object) -> list[asyncpg.Record]:
+        try:
+            return await self._pool.fetch(sql, *arguments)
+        except TRANSIENT as error:
+            raise TransientError(f"Postgres: {type(error).__name__}") from error
+
+
+def _unpublished(row: asyncpg.Record) -> Unpublished:
+    source = None
+    if row["source_offset"] is not None:
+        source = Source(row["door"], row["source_partition"], row["source_offset"], row["source_index"])
+    return Unpublished(
+        id=row["notification_id"],
+        seq=row["seq"],
+        state=State(row["status"]),
+        attempt=row["attempt"],
+        reason=Reason(row["reason_class"], row["reason_code"], row["smtp"]),
+        channel=row["channel"],
+        source=source,
+        recipient_hash=row["recipient_hash"],
+        accepted_at=row["accepted_at"],
+        occurred_at=row["occurred_at"],
+        traceparent=row["traceparent"],
+        metadata=row["metadata"],
+    )

@@ -1,0 +1,126 @@
+"""Publishing what happened: each change goes to notifications.results, and the ledger notes that it did."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from opentelemetry.trace import SpanKind
+
+from infra.batching import Batcher
+from infra.logs import get_logger
+from infra.metrics import RESULTS_PUBLISHED
+from infra.record_writer import Outgoing
+from infra.telemetry import messaging, read_traceparent, start_span, trace_id_of, traceparent_of
+from schemas import results, topics
+from schemas.errors import TransientError
+from schemas.records import TRACEPARENT_HEADER, Header, encode_result, result_key
+from schemas.topics import Topic
+from sender.ledger import Ledger, Unpublished
+
+log = get_logger()
+
+RESULT_ROWS_MAX = 500
+
+# Older than this, whoever was about to publish it is gone.
+SWEEP_AFTER_S = 10.0
+SWEEP_INTERVAL_S = 2.0
+
+
+class Writer(Protocol):
+    """What is needed of the producer; see infra.record_writer.RecordWriter."""
+
+    async def write_by_key(self, topic: Topic, records: Sequence[Outgoing]) -> None: ...
+
+
+class ResultPublisher:
+    """
+    Publishes changes of state, in batches, and sweeps up those that a dead process left unpublished.
+
+    Delivery: at least once; copies have the same event_id. Order: for one id, that of its changes, unless the sweep
+    had to step in: then seq tells.
+    """
+
+    def __init__(self, writer: Writer, ledger: Ledger) -> None:
+        self._writer = writer
+        self._ledger = ledger
+        self._batcher: Batcher[Unpublished, None] = Batcher(self._publish_batch, rows_max=RESULT_ROWS_MAX, writers=2)
+        self._sweeping: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to sweep."""
+        self._sweeping = asyncio.create_task(self._sweep())
+
+    async def stop(self) -> None:
+        """Cease to sweep."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.gather(self._sweeping, return_exceptions=True)
+
+    async def publish(self, change: Unpublished) -> None:
+        """
+        Publish one change; returns when the broker has it.
+
+        Raises:
+            TransientError: it may have it or not; call again, or leave it to the sweep.
+        """
+        await self._batcher.submit(change)
+
+    async def _publish_batch(self, changes: list[Unpublished]) -> list[None]:
+        await self._write(changes, "direct")
+        return [None] * len(changes)
+
+    async def _write(self, changes: list[Unpublished], path: str) -> None:
+        await self._writer.write_by_key(topics.RESULTS, [_outgoing(change) for change in changes])
+        RESULTS_PUBLISHED.labels(path).inc(len(changes))
+        try:
+            await self._ledger.mark_published([(change.id, change.seq) for change in changes])
+        except TransientError:
+            # The sweep will publish them once more: a copy, which folds away by its event_id.
+            log.warning("published_events_not_marked", events=len(changes))
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+            try:
+                while found := await self._ledger.unpublished(older_than_s=SWEEP_AFTER_S, rows_max=RESULT_ROWS_MAX):
+                    await self._write(found, "sweep")
+                    log.warning("events_swept", events=len(found))
+            except TransientError as error:
+                log.warning("sweep_postponed", error=str(error))
+
+
+def _outgoing(change: Unpublished) -> Outgoing:
+    result = results.change(
+        id=change.id,
+        seq=change.seq,
+        status=change.state,
+        reason=change.reason,
+        attempt=change.attempt,
+        channel=change.channel,
+        source=change.source,
+        recipient_hash=change.recipient_hash,
+        accepted_at=change.accepted_at,
+        occurred_at=change.occurred_at,
+        trace_id=trace_id_of(change.traceparent),
+        metadata=change.metadata,
+    )
+    return Outgoing(result_key(result), encode_result(result), _traced(change))
+
+
+def _traced(change: Unpublished) -> list[Header]:
+    context = read_traceparent(change.traceparent)
+    if context is None:
+        return []
+    traceparent = change.traceparent
+    if context.trace_flags.sampled:
+        span = start_span(
+            f"send {topics.RESULTS.name}",
+            SpanKind.PRODUCER,
+            parent=traceparent,
+            attributes=messaging("send", topics.RESULTS.name, message__id=str(change.id)),
+        )
+        span.set_attribute("relevo.status", change.state.value)
+        span.end()
+        traceparent = traceparent_of(span)
+    assert traceparent is not None, "it was just read"
+    return [(TRACEPARENT_HEADER, traceparent.encode())]
