@@ -65,6 +65,7 @@ class Batcher(Generic[Item, Answer]):
             return
         try:
             answers = await self._write([item for item, _ in batch])
+            assert len(answers) == len(batch), "an answer for each item"
         except BaseException as error:
             for _, waiting in batch:
                 if not waiting.done():

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import KafkaError as AioKafkaError
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -45,7 +45,9 @@ def open_relay_producer(bootstrap: str, *, name: str) -> Producer:
             "message.max.bytes": RECORD_BYTES_MAX,
             "compression.type": "lz4",
             "partitioner": "murmur2_random",  # the same as the Java client and aiokafka
-            "log_level": 3,
+            # It would write to standard error, in a format of its own, several lines a second while Kafka is away; a
+            # logger of ours would be served only while something is published. What fails is in the reports.
+            "log_level": 0,
         }
     )
 
@@ -158,8 +160,7 @@ def apply_topics(bootstrap: str, *, replication: int) -> list[tuple[str, str]]:
         count = counts.get(topic.name)
         try:
             if count is None:
-                new = NewTopic(topic.name, topic.partitions, replication, config=topic.config())
-                _wait(admin.create_topics([new]).values())
+                _create(admin, NewTopic(topic.name, topic.partitions, replication, config=topic.config()))
             elif count < topic.partitions:
                 _wait(admin.create_partitions([NewPartitions(topic.name, topic.partitions)]).values())
             _set_config(admin, topic)
@@ -168,6 +169,15 @@ def apply_topics(bootstrap: str, *, replication: int) -> list[tuple[str, str]]:
         what = "created" if count is None else "partitions added" if count < topic.partitions else "unchanged"
         done.append((topic.name, what))
     return done
+
+
+def _create(admin: AdminClient, new: NewTopic) -> None:
+    try:
+        _wait(admin.create_topics([new]).values())
+    except KafkaException as error:
+        # Somebody else who applied the same catalogue was quicker.
+        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise
 
 
 def _wait(futures: Iterable[Any]) -> None:

@@ -60,9 +60,12 @@ def run_service(service: str, body: Body) -> None:
 def _run(service: str, settings: Settings, body: Body) -> int:
     import uvloop  # noqa: PLC0415 -- not on every platform; only services need it
 
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_supervise(settings, body))
+        # The loop is not closed afterwards: asyncio would cancel what is left and wait for it, and some clients
+        # swallow a cancellation while their server is away.
+        loop.run_until_complete(_supervise(settings, body))
         return 0
     except ConfigurationError as error:
         log.error("configuration_refused", error=str(error))  # noqa: TRY400 -- the sentence is all there is to know
@@ -93,8 +96,7 @@ async def _supervise(settings: Settings, body: Body) -> None:
         # Nothing is lost by leaving hard: what is unfinished is unacknowledged. Waiting longer might never end,
         # some clients swallow a cancellation.
         log.warning("service_left_hard")
-        sys.stdout.flush()
-        os._exit(0)
+        return
     stopping.cancel()
     try:
         await work

@@ -6,6 +6,7 @@ address that is not masked. Libraries log through the same line format, and no m
 seconds: a client that cannot reach its broker would write thousands.
 """
 
+import json
 import logging
 import sys
 import time
@@ -54,7 +55,12 @@ def get_logger() -> Logger:
 
 
 def _to_json(event: dict[str, Any], **_options: object) -> bytes:
-    return orjson.dumps(event, default=str)
+    try:
+        return orjson.dumps(event, default=str)
+    except TypeError:
+        # A lone surrogate (how Python shows bytes that are no UTF-8) or a number beyond 64 bits: rare, and no reason
+        # for a log line to break what it tells of.
+        return json.dumps(event, default=str).encode()
 
 
 class _LibraryHandler(logging.Handler):
@@ -77,7 +83,7 @@ class _LibraryHandler(logging.Handler):
             return
         try:
             message = record.getMessage()
-        except (TypeError, ValueError):
+        except Exception:  # noqa: BLE001 -- a library's mistake in a log line must not become its failure
             message = str(record.msg)
         failed = record.exc_info if record.exc_info and record.exc_info[0] is not None else None
         self._lines.log(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -66,7 +67,10 @@ async def current_revision(dsn: str) -> str | None:
 
 
 async def _with_connection(dsn: str, run: Callable[[Connection], str | None]) -> str | None:
-    engine = create_async_engine(dsn.replace("postgresql://", "postgresql+asyncpg://", 1), poolclass=NullPool)
+    # The driver itself reads the address, as it does for the services: SQLAlchemy's reading knows no ?sslmode=.
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn, timeout=5.0), poolclass=NullPool
+    )
     try:
         async with engine.connect() as connection:
             found = await connection.run_sync(run)

@@ -38,7 +38,7 @@ async def until_through(
     Args:
         step: what is being tried, for the log.
         call: something that may be repeated.
-        on_failure: called with each TransientError.
+        on_failure: called with each TransientError, before give_up is asked.
         give_up: asked after each failure.
     Raises:
         TransientError: *give_up* said so; the last one.
@@ -59,9 +59,9 @@ async def until_through(
 
     attempts = tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception_type(TransientError),
-        wait=tenacity.wait_exponential_jitter(initial=WAIT_S_MIN, max=WAIT_S_MAX, jitter=WAIT_S_MIN),
+        wait=tenacity.wait_exponential_jitter(multiplier=WAIT_S_MIN, max=WAIT_S_MAX, jitter=WAIT_S_MIN),
         stop=lambda _state: give_up(),
-        before_sleep=report,
+        after=report,
         reraise=True,
     )
     return await attempts(once)

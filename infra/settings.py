@@ -20,7 +20,9 @@ from schemas.errors import ConfigurationError
 KEY_CHARS_MIN = 20
 # "contact" and "local" are callers without a key: the contact form, and this machine in development.
 _CLIENT_NAME = re.compile(r"(?!(?:contact|local)\Z)[a-z0-9][a-z0-9_-]{0,39}")
-_ORIGIN = re.compile(r"https?://[^/\s,*]+")
+# As browsers spell it: in lower case, without user, path or query.
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:]+\])(?::[0-9]{1,5})?")
+_HOST_AND_PORT = re.compile(r"(?:[^\s:/@\[\]]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")
 
 # Read by the local stack and the bootstrap, never by a service; listed so that no service refuses them.
 STACK_SETTINGS: dict[str, str] = {
@@ -59,7 +61,7 @@ Names = tuple[str, ...]
 class Settings(BaseModel):
     """What the environment says, checked. Read once, by `load_settings`, and passed on as an argument."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     profile: Profile = Field(
         Profile.PRODUCTION,
@@ -104,7 +106,9 @@ class Settings(BaseModel):
         (), description="who gets the contact messages: addresses separated by commas; needed in production"
     )
     mail_from: str = Field("", description="sender address of every mail; needed in production")
-    mail_from_name: str = Field("", max_length=100, description="display name beside it; may be empty")
+    mail_from_name: str = Field(
+        "", max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$", description="display name beside it; may be empty"
+    )
     recipient_hash_key: str = Field(
         "", description="secret for the `recipient_hash` in results; empty: no such hash is made"
     )
@@ -141,6 +145,27 @@ class Settings(BaseModel):
     def _split(cls, text: object) -> object:
         return _names(text)
 
+    @field_validator("kafka_bootstrap")
+    @classmethod
+    def _brokers(cls, brokers: str) -> str:
+        if not all(_HOST_AND_PORT.fullmatch(broker.strip()) for broker in brokers.split(",")):
+            raise ValueError("must be host:port, or several of them separated by commas")
+        return brokers
+
+    @field_validator("postgres_dsn")
+    @classmethod
+    def _postgres(cls, dsn: str) -> str:
+        if not dsn.startswith(("postgresql://", "postgres://")):
+            raise ValueError("must look like postgresql://user:password@host:port/database")
+        return dsn
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, url: str) -> str:
+        if not re.match(r"rediss?://[^/\s]", url):
+            raise ValueError("must look like redis://host:port/0 or rediss://user:password@host:port/0")
+        return url
+
     @field_validator("api_keys")
     @classmethod
     def _keys(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
@@ -165,7 +190,9 @@ class Settings(BaseModel):
     def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
             if not _ORIGIN.fullmatch(origin):
-                raise ValueError("each must be scheme://host or scheme://host:port, without a path and without *")
+                raise ValueError(
+                    "each must be scheme://host or scheme://host:port, in lower case, without a path and without *"
+                )
         return origins
 
     @field_validator("contact_recipients")
@@ -222,6 +249,12 @@ class Settings(BaseModel):
                 )
 
 
+_RELAY_FORM = (
+    "must look like smtp://host:port or smtps://user:password@host:465; "
+    "in user and password write / as %2F, @ as %40, # as %23 and ? as %3F"
+)
+
+
 class RelayAddress:
     """The relay as smtp_url names it: host, port, mode, and the login if there is one."""
 
@@ -236,24 +269,30 @@ class RelayAddress:
         Raises:
             ValueError: says what is wrong, without the password.
         """
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            # Python's sentence repeats a part of the address, and that may be half of a password with a / in it.
+            raise ValueError(_RELAY_FORM) from None
         options = parse_qs(parts.query, keep_blank_values=True)
-        if parts.scheme not in {"smtp", "smtps"} or not parts.hostname:
-            raise ValueError("must look like smtp://host:port or smtps://user:password@host:465")
+        if parts.scheme not in {"smtp", "smtps"} or not parts.hostname or port == 0:
+            raise ValueError(_RELAY_FORM)
+        if parts.path not in {"", "/"} or parts.fragment:
+            raise ValueError(_RELAY_FORM)
         if options.keys() - {"starttls"} or options.get("starttls", ["required"]) != ["required"]:
             raise ValueError("the only option is ?starttls=required")
         mode = SmtpMode.TLS if parts.scheme == "smtps" else SmtpMode.STARTTLS if options else SmtpMode.PLAIN
         if mode is SmtpMode.TLS and options:
             raise ValueError("smtps:// is encrypted from the first byte; leave ?starttls=required out")
         user, password = parts.username, parts.password
-        if (user is None) != (password is None):
+        if (user is not None or password is not None) and not (user and password):
             raise ValueError("give both user and password, or neither")
         if user and mode is SmtpMode.PLAIN and parts.hostname not in {"127.0.0.1", "localhost", "::1"}:
             raise ValueError("a password would go over the network in clear: add ?starttls=required or use smtps://")
-        port = parts.port or {SmtpMode.PLAIN: 25, SmtpMode.STARTTLS: 587, SmtpMode.TLS: 465}[mode]
         return cls(
             parts.hostname,
-            port,
+            port or {SmtpMode.PLAIN: 25, SmtpMode.STARTTLS: 587, SmtpMode.TLS: 465}[mode],
             mode,
             unquote(user) if user is not None else None,
             unquote(password) if password is not None else None,
@@ -271,13 +310,8 @@ def load_settings(environment: dict[str, str] | None = None, **given: Any) -> Se
         ConfigurationError: one line per setting that is wrong: its name, what is wrong, never its value.
     """
     source = dict(os.environ) if environment is None else environment
-    unknown = [
-        name
-        for name in source
-        if name.startswith("RELEVO_")
-        and name not in STACK_SETTINGS
-        and name.removeprefix("RELEVO_").lower() not in Settings.model_fields
-    ]
+    known = STACK_SETTINGS.keys() | {f"RELEVO_{name.upper()}" for name in Settings.model_fields}
+    unknown = [name for name in source if name.startswith("RELEVO_") and name not in known]
     if unknown:
         raise ConfigurationError(f"{min(unknown)} is not a setting; the README lists them all")
     values = {

@@ -1,11 +1,14 @@
 """The Faust app and its table, and nothing else."""
 
+import os
+import tempfile
+from pathlib import Path
+
 import faust
 
 from infra.settings import Settings
-from pipeline.dedupe import GROUP
 from pipeline.table import RedisTable
-from schemas.topics import RECORD_BYTES_MAX
+from schemas.topics import PIPELINE_GROUP, RECORD_BYTES_MAX
 
 
 def make_app(settings: Settings, instance: str) -> tuple[faust.App, RedisTable]:
@@ -15,7 +18,7 @@ def make_app(settings: Settings, instance: str) -> tuple[faust.App, RedisTable]:
     Every setting that its authors' defaults would make unsafe or slow for us is spelled out.
     """
     app = faust.App(
-        GROUP,
+        PIPELINE_GROUP,
         broker=[f"kafka://{server.strip()}" for server in settings.kafka_bootstrap.split(",")],
         broker_client_id=f"relevo-pipeline-{instance}",
         # A killed worker is replaced after the session timeout; with a stable name, a restarted one is not replaced.
@@ -23,7 +26,7 @@ def make_app(settings: Settings, instance: str) -> tuple[faust.App, RedisTable]:
         broker_heartbeat_interval=2.0,
         broker_request_timeout=20.0,
         broker_commit_interval=1.0,
-        consumer_group_instance_id=f"{GROUP}.{settings.instance}" if settings.instance else None,
+        consumer_group_instance_id=f"{PIPELINE_GROUP}.{settings.instance}" if settings.instance else None,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=RECORD_BYTES_MAX,
         stream_buffer_maxsize=1024,
@@ -34,6 +37,8 @@ def make_app(settings: Settings, instance: str) -> tuple[faust.App, RedisTable]:
         store="memory://",
         table_standby_replicas=0,
         web_enabled=False,
+        # It makes this folder though it has nothing to keep; by default where it runs, which may be read-only.
+        datadir=Path(tempfile.gettempdir()) / f"relevo-faust-{os.getuid()}",
         key_serializer="raw",
         value_serializer="raw",
     )

@@ -12,7 +12,7 @@ No step loses; only the last two drop.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
@@ -48,8 +48,6 @@ from schemas.states import State
 from schemas.topics import Topic
 
 log = get_logger()
-
-GROUP = "relevo.pipeline"
 
 Outcome = TypeVar("Outcome")
 
@@ -130,7 +128,10 @@ class Deduplicator:
                 rejected.append((_record_of(item.source, records), [_conflict(item)]))
         forwarded = [item for item, answer in zip(items, answers, strict=True) if answer in FORWARDED]
 
+        sending = _begin_sending(forwarded)
         await self._until_done("kafka", lambda: self._write(forwarded, _merged(rejected)))
+        for span in sending:
+            span.end()
         await self._until_done("redis", lambda: self._table.complete([item.claim for item in forwarded]))
         _end_spans(items, answers)
 
@@ -198,7 +199,7 @@ def _item(notification: Notification, source: Source, record: Incoming) -> Item:
         attributes=messaging(
             "process",
             topics.REQUESTED.name,
-            consumer__group__name=GROUP,
+            consumer__group__name=topics.PIPELINE_GROUP,
             destination__partition__id=str(record.partition),
             kafka__offset=record.offset,
             message__id=str(notification.id),
@@ -206,8 +207,25 @@ def _item(notification: Notification, source: Source, record: Incoming) -> Item:
     )
     # What follows belongs below this span; where nobody records, the context goes on as it came.
     if span.is_recording() or notification.traceparent is None:
-        notification = Notification(notification.id, notification.content, traceparent_of(span))
+        notification = replace(notification, traceparent=traceparent_of(span))
     return Item(notification, source, record.timestamp_ms, claim, span if span.is_recording() else None)
+
+
+def _begin_sending(items: list[Item]) -> list[Span]:
+    """Begin a span for each sampled forward; what comes after the hop belongs below it."""
+    begun = []
+    for item in items:
+        if item.span is not None:
+            notification = item.notification
+            span = start_span(
+                f"send {topics.DEDUPLICATED.name}",
+                SpanKind.PRODUCER,
+                parent=notification.traceparent,
+                attributes=messaging("send", topics.DEDUPLICATED.name, message__id=str(notification.id)),
+            )
+            item.notification = replace(notification, traceparent=traceparent_of(span))
+            begun.append(span)
+    return begun
 
 
 def _end_spans(items: list[Item], answers: list[Answer]) -> None:

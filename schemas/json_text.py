@@ -7,6 +7,7 @@ NaN, lone surrogates, very long numbers and deep nesting, so those are refused h
 
 import json
 import re
+from math import isinf
 from typing import Any, Never
 
 from schemas.errors import FieldError, InvalidRequestError
@@ -28,17 +29,24 @@ def _constant(_name: str) -> Never:
 
 
 def _integer(digits: str) -> int:
-    # 2**63 and more fits no database and no other language's integer; Python would also refuse to parse
+    # More than 64 bits fit no database and no other language's integer; Python would also refuse to parse
     # more than 4,300 digits with a ValueError of its own.
-    if len(digits) > 19:
-        _refuse("invalid_number", "an integer has more than 19 digits; send it as a string")
-    return int(digits)
+    if len(digits) > 20 or not -(2**63) <= (value := int(digits)) < 2**63:
+        _refuse("invalid_number", "an integer does not fit into 64 bits; send it as a string")
+    return value
+
+
+def _fraction(digits: str) -> float:
+    value = float(digits)
+    if isinf(value):
+        _refuse("invalid_number", "a number is too large; send it as a string")
+    return value
 
 
 _BLANKS = " \t\n\r"
 _BLANK_RUN = re.compile(f"[{_BLANKS}]*")
 _LENIENT = json.JSONDecoder(parse_int=len)
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_fraction)
 
 
 def parse_json(raw: bytes) -> Any:
@@ -81,7 +89,7 @@ def parse_items(raw: bytes) -> list[Any] | None:
     For texts that `parse_json` refused. Twice the work: only what is flawed pays for it.
     Returns:
         For each item what it says, or the InvalidRequestError that it is. None: there is no telling the items
-        apart, because the text is no JSON array.
+        apart, because the text is no JSON array, or one of them is nested too deeply for its end to be found.
     """
     items: list[Any] = []
     try:

@@ -7,6 +7,7 @@ notifications.results        value: one result; key: its id
 notifications.dlq            key, value and headers as they came, and dlq-* headers
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +32,10 @@ REQUEST_SCHEMA = "notifications.requested/1"
 RESULT_SCHEMA = "notifications.results/1"
 
 _MAJOR = "/1"
+
+# The form of a W3C traceparent; what it names is read in infra.telemetry. Anything else is as good as none: it would
+# be stored, and a NUL in it alone would be refused by Postgres for ever.
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?:-[\x21-\x7e]{0,200})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +151,11 @@ def _decode_item(index: int, item: object, traceparent: str | None) -> tuple[int
         errors += invalid.errors
     if errors or found is None:
         return Rejection(index, found, "invalid_request", tuple(errors))
-    return index, Notification(found, content, traceparent)
+    return index, Notification(found, content, _well_formed(traceparent))
+
+
+def _well_formed(traceparent: str | None) -> str | None:
+    return traceparent if traceparent is not None and _TRACEPARENT.fullmatch(traceparent) else None
 
 
 def _understood(version: str) -> bool:
@@ -191,6 +200,9 @@ def header(headers: Iterable[Header], name: str) -> str | None:
         return None
 
 
+_TEXTS = ("id", "to", "subject", "body")
+
+
 def decode_deduplicated(value: bytes, headers: Sequence[Header]) -> tuple[Notification, Source]:
     """
     Read one record of notifications.deduplicated.
@@ -199,6 +211,8 @@ def decode_deduplicated(value: bytes, headers: Sequence[Header]) -> tuple[Notifi
         ValueError: it is not one that relevo wrote.
     """
     request = orjson.loads(value)
+    if not isinstance(request, dict) or not all(isinstance(request.get(name), str) for name in _TEXTS):
+        raise ValueError("not a request")
     notification = Notification(
         id=UUID(request["id"]),
         # Validated before it was forwarded; it is not judged twice.
@@ -211,7 +225,7 @@ def decode_deduplicated(value: bytes, headers: Sequence[Header]) -> tuple[Notifi
             metadata=request.get("metadata"),
             channel=request.get("channel", "email"),
         ),
-        traceparent=header(headers, TRACEPARENT_HEADER),
+        traceparent=_well_formed(header(headers, TRACEPARENT_HEADER)),
     )
     return notification, decode_source(headers)
 
@@ -266,6 +280,10 @@ class Origin:
 DEAD_LETTER_MESSAGE_BYTES_MAX = 1024
 
 
+def _cut(message: str) -> bytes:
+    return message.encode()[:DEAD_LETTER_MESSAGE_BYTES_MAX].decode(errors="ignore").encode()
+
+
 def dead_letter_headers(origin: Origin, headers: Iterable[Header], reason: str, message: str) -> list[Header]:
     """
     Return the headers of a dead letter: those it came with, then why and from where.
@@ -282,6 +300,6 @@ def dead_letter_headers(origin: Origin, headers: Iterable[Header], reason: str, 
         ("dlq-original-offset", str(origin.offset).encode()),
         ("dlq-original-timestamp", str(origin.timestamp_ms).encode()),
         ("dlq-reason", reason.encode()),
-        ("dlq-message", message.encode()[:DEAD_LETTER_MESSAGE_BYTES_MAX]),
+        ("dlq-message", _cut(message)),
         ("dlq-attempts", b"1"),
     ]

@@ -77,9 +77,16 @@ def rejection(
     )
 
 
+_TIMESTAMP_MS_MAX = 253_402_300_799_000  # the end of the year 9999, where datetime ends
+
+
 def moment(timestamp_ms: int) -> datetime:
-    """Return the moment that a record's timestamp, in Unix milliseconds, names."""
-    return datetime.fromtimestamp(timestamp_ms / 1000, UTC)
+    """
+    Return the moment that a record's timestamp, in Unix milliseconds, names.
+
+    A producer sets it as it likes, and -1 means none: what no calendar holds becomes the nearest moment that one does.
+    """
+    return datetime.fromtimestamp(min(max(timestamp_ms, 0), _TIMESTAMP_MS_MAX) / 1000, UTC)
 
 
 def now() -> datetime:

@@ -70,4 +70,8 @@ DEAD_LETTERS = Topic(
 
 TOPICS: tuple[Topic, ...] = (REQUESTED, DEDUPLICATED, RESULTS, DEAD_LETTERS)
 
+# The consumer groups: how far each of the two services has come on its topic.
+PIPELINE_GROUP = "relevo.pipeline"  # reads notifications.requested
+SENDER_GROUP = "relevo.sender"  # reads notifications.deduplicated
+
 RECORD_BYTES_MAX = max(topic.record_bytes_max for topic in TOPICS)

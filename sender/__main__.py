@@ -10,9 +10,10 @@ from infra.postgres import open_pool
 from infra.record_writer import RecordWriter
 from infra.settings import RelayAddress, Settings
 from schemas.identity import new_id
+from schemas.topics import SENDER_GROUP
 from sender.channel import Channel
 from sender.compose import Composer
-from sender.consumer import GROUP, DeduplicatedConsumer
+from sender.consumer import DeduplicatedConsumer
 from sender.deliver import Deliverer
 from sender.lease import Lease
 from sender.ledger import Ledger
@@ -58,7 +59,7 @@ async def serve(settings: Settings, readiness: Readiness, stop: asyncio.Event) -
     )
     kafka = await until_through(
         "kafka",
-        lambda: start_consumer(settings.kafka_bootstrap, group=GROUP, name=name, static=bool(settings.instance)),
+        lambda: start_consumer(settings.kafka_bootstrap, group=SENDER_GROUP, name=name, static=bool(settings.instance)),
         give_up=stop.is_set,
     )
     consumer = DeduplicatedConsumer(

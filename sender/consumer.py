@@ -8,18 +8,20 @@ on, and only the committed offset stays below it.
 import asyncio
 from collections import defaultdict
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 from uuid import UUID
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
+from opentelemetry.trace import SpanKind
 
 from infra.health import Readiness
 from infra.logs import get_logger
 from infra.metrics import IN_FLIGHT
 from infra.patience import until_through
 from infra.record_writer import Outgoing
-from infra.telemetry import trace_id_of
+from infra.telemetry import messaging, span, trace_id_of, traceparent_of
 from schemas import results, topics
 from schemas.errors import FieldError
 from schemas.identity import fingerprint, recipient_hash
@@ -31,14 +33,12 @@ from schemas.records import (
     encode_result,
     result_key,
 )
-from schemas.topics import DEDUPLICATED, Topic
+from schemas.topics import DEDUPLICATED, SENDER_GROUP, Topic
 from sender.deliver import Deliverer, Delivery
 from sender.ledger import ENROL_ROWS_MAX, Enrolment, Standing
 from sender.watermark import Watermark
 
 log = get_logger()
-
-GROUP = "relevo.sender"
 
 POLL_MS = 250
 COMMIT_INTERVAL_S = 1.0
@@ -178,8 +178,26 @@ class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # 
                 self._begin(record.partition, self._deliver(record, delivery), delivery)
 
     async def _deliver(self, record: ConsumerRecord, delivery: Delivery) -> None:
+        notification = delivery.enrolment.notification
+        attributes = messaging(
+            "process",
+            DEDUPLICATED.name,
+            consumer__group__name=SENDER_GROUP,
+            destination__partition__id=str(record.partition),
+            kafka__offset=record.offset,
+            message__id=str(notification.id),
+        )
         try:
-            await self._deliverer.deliver(delivery)
+            with span(
+                f"process {DEDUPLICATED.name}",
+                SpanKind.CONSUMER,
+                parent=notification.traceparent,
+                attributes=attributes,
+            ) as made:
+                if made.is_recording():
+                    below = replace(notification, traceparent=traceparent_of(made))
+                    delivery.enrolment = replace(delivery.enrolment, notification=below)
+                await self._deliverer.deliver(delivery)
         except Exception:
             # A bug of ours. The offset stays, so nothing is lost; readiness tells, and a restart tries again.
             self._readiness.red("deliver", "a notification cannot be processed; see the log")
