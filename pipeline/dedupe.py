@@ -124,9 +124,9 @@ class Deduplicator:
         answers = await self._until_done("redis", lambda: self._table.claim([item.claim for item in items]))
         for item, answer in zip(items, answers, strict=True):
             DEDUPED.labels(answer.name.lower()).inc()
-            if answer is Answer.CONFLICT:
+            if _is_rejected(item, answer):
                 rejected.append((_record_of(item.source, records), [_conflict(item)]))
-        forwarded = [item for item, answer in zip(items, answers, strict=True) if answer in FORWARDED]
+        forwarded = [item for item, answer in zip(items, answers, strict=True) if _is_forwarded(item, answer)]
 
         sending = _begin_sending(forwarded)
         await self._until_done("kafka", lambda: self._write(forwarded, _merged(rejected)))
@@ -188,6 +188,17 @@ class Deduplicator:
         )
         self._readiness.green(server)
         return outcome
+
+
+def _is_forwarded(item: Item, answer: Answer) -> bool:
+    return answer in FORWARDED or (answer is Answer.CONFLICT and not _is_rejected(item, answer))
+
+
+def _is_rejected(item: Item, answer: Answer) -> bool:
+    # What ingest accepted is in the ledger, and the ledger judges it. Rejecting it here could lose it: a producer
+    # sends content A under an id, it is forwarded; before the sender has enrolled it, ingest accepts content B under
+    # the same id; the sender finds B in the ledger and rejects A. B must not be rejected, too.
+    return answer is Answer.CONFLICT and item.source.door == "kafka"
 
 
 def _item(notification: Notification, source: Source, record: Incoming) -> Item:

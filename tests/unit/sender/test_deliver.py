@@ -1,0 +1,266 @@
+"""One notification, to a terminal state. The contract suite holds the fakes to the real thing."""
+
+import asyncio
+
+import pytest
+
+from infra.health import Readiness
+from schemas.states import State
+from sender import channel as channels
+from sender import deliver as delivering
+from sender.channel import Channel
+from sender.compose import Composer
+from sender.deliver import Deliverer, Delivery
+from tests.builders import make_enrolment
+from tests.fakes import ACCEPTED, CONFIGURATION, IN_DOUBT, PERMANENT, TRANSIENT, FakeLedger, FakeRelay
+
+EARLY, LATE = True, False
+
+
+class Lease:
+    holds = True
+
+
+class Publisher:
+    def __init__(self):
+        self.published = []
+
+    async def publish(self, change):
+        self.published.append(change)
+
+
+class Bench:
+    """A deliverer over fakes."""
+
+    def __init__(self, *script, ledger=None):
+        self.ledger = ledger or FakeLedger()
+        self.ledger.leases.add(self.ledger.worker)
+        self.relay = FakeRelay(*script)
+        self.lease = Lease()
+        self.publisher = Publisher()
+        self.readiness = Readiness()
+        self.probes = [CONFIGURATION, ACCEPTED]
+        self.channel = Channel(self._probe, self.readiness)
+        self.deliverer = Deliverer(
+            relay=self.relay,
+            ledger=self.ledger,
+            lease=self.lease,
+            publisher=self.publisher,
+            channel=self.channel,
+            composer=Composer("relevo@example.org", ""),
+            retry_wait_s=0.001,
+        )
+
+    async def _probe(self):
+        return self.probes.pop(0) if self.probes else ACCEPTED
+
+    async def enrol(self, enrolment=None):
+        enrolment = enrolment or make_enrolment()
+        standing = (await self.ledger.enrol([enrolment]))[enrolment.notification.id]
+        return Delivery(enrolment, standing)
+
+    async def deliver(self, enrolment=None):
+        delivery = await self.enrol(enrolment)
+        async with asyncio.timeout(10):
+            await self.deliverer.deliver(delivery)
+        return delivery
+
+    @property
+    def told(self):
+        return [(change.state, change.attempt) for change in self.publisher.published]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(delivering, "SETTLED_POLL_S", 0.001)
+    monkeypatch.setattr(channels, "PROBE_WAIT_S_MIN", 0.001)
+
+
+async def test_what_the_relay_takes_is_sent_once_and_told_once():
+    bench = Bench()
+    delivery = await bench.deliver()
+    assert delivery.standing.state is State.SENT
+    assert bench.relay.taken == ["receiver@example.org"]
+    assert bench.told == [(State.SENT, 1)]
+
+
+@pytest.mark.parametrize("when", [EARLY, LATE])
+async def test_two_passing_refusals_then_accepted_is_sent_at_the_third_attempt(when):
+    bench = Bench((TRANSIENT, when), (TRANSIENT, when))
+    await bench.deliver()
+    assert bench.told == [(State.RETRYING, 1), (State.RETRYING, 2), (State.SENT, 3)]
+
+
+@pytest.mark.parametrize("when", [EARLY, LATE])
+async def test_the_first_try_and_three_retries_then_failed(when):
+    bench = Bench(*[(TRANSIENT, when)] * 9)
+    await bench.deliver()
+    assert bench.told == [(State.RETRYING, 1), (State.RETRYING, 2), (State.RETRYING, 3), (State.FAILED, 4)]
+    assert bench.relay.offered == 4
+
+
+@pytest.mark.parametrize("when", [EARLY, LATE])
+async def test_a_refusal_for_good_is_never_tried_again(when):
+    bench = Bench((PERMANENT, when))
+    await bench.deliver()
+    assert bench.told == [(State.BOUNCED, 1)]
+    assert bench.relay.offered == 1
+
+
+async def test_silence_after_the_message_is_never_tried_again():
+    bench = Bench((IN_DOUBT, LATE))
+    await bench.deliver()
+    assert bench.told == [(State.IN_DOUBT, 1)]
+    assert bench.relay.offered == 1
+
+
+async def test_a_finished_id_is_acknowledged_without_a_word_to_the_relay():
+    bench = Bench()
+    enrolment = make_enrolment()
+    await bench.deliver(enrolment)
+    await bench.deliver(enrolment)
+    assert bench.relay.offered == 1
+    assert len(bench.told) == 1
+
+
+async def test_attempts_from_before_a_restart_count():
+    first = Bench((TRANSIENT, EARLY))
+    enrolment = make_enrolment()
+    delivery = await first.enrol(enrolment)
+    with pytest.raises(delivering._StillTransientError):
+        await first.deliverer._attempt(delivery)
+    again = Bench(*[(TRANSIENT, EARLY)] * 9, ledger=first.ledger.beside())
+    await again.deliver(enrolment)
+    assert again.told == [(State.RETRYING, 2), (State.RETRYING, 3), (State.FAILED, 4)]
+
+
+async def test_copies_in_one_process_are_one_mail():
+    bench = Bench()
+    enrolment = make_enrolment()
+    deliveries = [await bench.enrol(enrolment) for _ in range(5)]
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(bench.deliverer.deliver(each) for each in deliveries))
+    assert bench.relay.taken == ["receiver@example.org"]
+    assert {each.standing.state for each in deliveries} == {State.SENT}
+
+
+async def test_copies_in_two_processes_are_one_mail():
+    one = Bench()
+    other = Bench(ledger=one.ledger.beside())
+    enrolment = make_enrolment()
+    deliveries = [await one.enrol(enrolment), await other.enrol(enrolment)]
+    async with asyncio.timeout(10):
+        await asyncio.gather(one.deliverer.deliver(deliveries[0]), other.deliverer.deliver(deliveries[1]))
+    assert len(one.relay.taken) + len(other.relay.taken) == 1
+    assert {each.standing.state for each in deliveries} == {State.SENT}
+
+
+async def test_what_a_dead_worker_had_claimed_is_left_to_end_in_doubt():
+    dead = FakeLedger()
+    dead.leases.add(dead.worker)
+    enrolment = make_enrolment()
+    await dead.enrol([enrolment])
+    assert await dead.claim(enrolment.notification.id, 1)
+    bench = Bench(ledger=dead.beside())
+    delivery = await bench.enrol(enrolment)
+    task = asyncio.create_task(bench.deliverer.deliver(delivery))
+    await asyncio.sleep(0.02)
+    assert not task.done(), "acknowledging it now would strand it"
+    dead.leases.discard(dead.worker)
+    assert await bench.ledger.give_up_abandoned(grace_s=0) == 1
+    async with asyncio.timeout(10):
+        await task
+    assert bench.relay.taken == []
+    assert delivery.standing.state is State.IN_DOUBT
+
+
+async def test_a_worker_that_is_not_sure_of_its_lease_does_not_send():
+    bench = Bench()
+    bench.lease.holds = False
+    delivery = await bench.enrol()
+    task = asyncio.create_task(bench.deliverer.deliver(delivery))
+    await asyncio.sleep(0.02)
+    assert bench.relay.taken == []
+    bench.lease.holds = True
+    async with asyncio.timeout(10):
+        await task
+    assert bench.relay.taken == ["receiver@example.org"]
+
+
+async def test_a_worker_that_was_frozen_after_its_claim_does_not_send_and_makes_the_same_attempt_later():
+    bench = Bench()
+    claim = bench.ledger.claim
+
+    async def frozen_claim(*arguments):
+        won = await claim(*arguments)
+        bench.lease.holds = False
+        return won
+
+    bench.ledger.claim = frozen_claim
+    delivery = await bench.enrol()
+    task = asyncio.create_task(bench.deliverer.deliver(delivery))
+    await asyncio.sleep(0.02)
+    assert bench.relay.taken == []
+    bench.ledger.claim, bench.lease.holds = claim, True
+    async with asyncio.timeout(10):
+        await task
+    assert bench.told == [(State.SENT, 1)]
+
+
+async def test_an_outcome_that_comes_after_the_lease_ran_out_changes_nothing():
+    bench = Bench()
+
+    async def others_gave_it_up():
+        bench.ledger.leases.discard(bench.ledger.worker)
+        await bench.ledger.beside().give_up_abandoned(grace_s=0)
+
+    bench.relay.before_answer = others_gave_it_up
+    delivery = await bench.deliver()
+    assert delivery.standing.state is State.IN_DOUBT
+    assert bench.ledger.terminal_events(delivery.enrolment.notification.id) == [State.IN_DOUBT]
+    assert bench.told == []
+
+
+async def test_bad_credentials_stop_the_channel_and_burn_nobodys_attempt():
+    bench = Bench((CONFIGURATION, EARLY))
+    delivery = await bench.enrol()
+    task = asyncio.create_task(bench.deliverer.deliver(delivery))
+    async with asyncio.timeout(10):
+        while "smtp" not in bench.readiness.reasons:  # noqa: ASYNC110 -- the state is the fact to wait for
+            await asyncio.sleep(0)
+        await task
+    assert bench.told == [(State.SENT, 1)]
+    assert bench.readiness.reasons == {}
+
+
+async def test_an_outage_of_the_ledger_at_any_step_costs_time_only():
+    for step in range(4):
+        bench = Bench()
+        delivery = await bench.enrol()
+        bench.relay.script = []
+        if step == 0:
+            bench.ledger.away = 3
+        else:
+            bench.relay.before_answer = lambda bench=bench, step=step: _away(bench, step)
+        async with asyncio.timeout(10):
+            await bench.deliverer.deliver(delivery)
+        assert bench.told == [(State.SENT, 1)]
+        assert bench.relay.taken == ["receiver@example.org"]
+
+
+async def _away(bench, times):
+    bench.ledger.away = times
+
+
+async def test_between_claim_and_outcome_a_delivery_is_critical():
+    bench = Bench()
+    delivery = await bench.enrol()
+    seen = []
+
+    async def look():
+        seen.append(delivery.critical)
+
+    bench.relay.before_answer = look
+    await bench.deliverer.deliver(delivery)
+    assert seen == [True]
+    assert not delivery.critical
