@@ -1,0 +1,135 @@
+"""The application: which path is whose, in both spellings, and the server around it."""
+
+import asyncio
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from infra.logs import get_logger
+from ingest.cors import Cors
+from ingest.exchange import Traffic, framed, request_id_of
+from ingest.handlers import Api, Health, Pages
+from ingest.problems import Problem, problem_response
+
+# Above what proxies keep a connection for; also the longest that a head may take to arrive.
+_KEEPALIVE_S = 75.0
+# A client that is told 413 in the middle of its body may not read it if the connection is cut at once.
+_LINGERING_S = 2.0
+STOP_S_MAX = 10.0
+# What is still under way after that is cut off.
+_CUT_S_MAX = 0.5
+
+log = get_logger()
+
+
+def make_app(*, api: Api, health: Health, pages: Pages, cors: Cors, traffic: Traffic) -> web.Application:
+    """Return the application with every route that openapi.yaml names."""
+    app = web.Application(middlewares=[framed(cors, traffic)])
+    for method, path, handler in (
+        (hdrs.METH_GET, "/healthz", health.healthz),
+        (hdrs.METH_GET, "/livez", health.livez),
+        (hdrs.METH_GET, "/readyz", health.readyz),
+        (hdrs.METH_POST, "/api/contact/", api.contact),
+        (hdrs.METH_POST, "/api/notify/", api.notify),
+        (hdrs.METH_GET, "/api/notifications/{id}", api.status),
+        (hdrs.METH_GET, "/openapi.yaml", pages.openapi),
+        (hdrs.METH_GET, "/docs", pages.docs),
+    ):
+        _add(app, method, path, handler)
+    return app
+
+
+def _add(app: web.Application, method: str, path: str, handler: Handler) -> None:
+    methods = [method, hdrs.METH_OPTIONS] + ([hdrs.METH_HEAD] if method == hdrs.METH_GET else [])
+    allowed = ", ".join(sorted(methods))
+
+    async def options(_request: web.Request) -> web.Response:
+        return web.Response(status=204, headers={hdrs.ALLOW: allowed})
+
+    bare = path.rstrip("/")
+    # Both spellings, no redirect: a client that follows one with GET would lose its body.
+    for spelling in (bare, f"{bare}/"):
+        resource = app.router.add_resource(spelling)
+        resource.add_route(hdrs.METH_OPTIONS, options, expect_handler=_expect_later)
+        for each in methods:
+            if each != hdrs.METH_OPTIONS:
+                resource.add_route(each, handler, expect_handler=_expect_later)
+
+
+async def _expect_later(_request: web.Request) -> None:
+    """Say nothing yet: "100 Continue" comes from whoever wants the body, after a look at the rest of the head."""
+
+
+class _Protocol(web.RequestHandler):
+    """One connection. What is not even HTTP gets a problem document too, instead of a page that repeats it."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        log.info("request_malformed", status=status, error=type(exc).__name__, part=bool(message))
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer is under way already")
+        response = problem_response(
+            Problem("bad_request" if status < 500 else "internal_error"),
+            instance="/",
+            request_id=request_id_of(None),
+            trace_id=None,
+        )
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    def __call__(self) -> web.RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._kwargs)
+
+
+class Door(web.AppRunner):
+    """The public door: listens, and ends without cutting off who is being served."""
+
+    def __init__(self, app: web.Application, traffic: Traffic) -> None:
+        self._traffic = traffic
+        super().__init__(
+            app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=_CUT_S_MAX,
+            keepalive_timeout=_KEEPALIVE_S,
+            lingering_time=_LINGERING_S,
+            # A compressed body is refused; it must not be unpacked while it is thrown away.
+            auto_decompress=False,
+        )
+
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        return _Server(
+            server.request_handler,
+            request_factory=server.request_factory,
+            loop=asyncio.get_running_loop(),
+            **self._kwargs,
+        )
+
+    async def open(self, host: str, port: int) -> int:
+        """
+        Listen; 0 takes a free port.
+
+        Returns:
+            The port.
+        Raises:
+            OSError: the port is taken.
+        """
+        await self.setup()
+        await web.TCPSite(self, host, port, backlog=1024).start()
+        return int(self.addresses[0][1])
+
+    async def close(self) -> None:
+        """Take no new connection, answer what is under way within STOP_S_MAX, and end."""
+        for site in self.sites:
+            await site.stop()
+        # aiohttp's own shutdown stops reading at once, so a request whose body is still coming would be cut off.
+        await self._traffic.end(STOP_S_MAX)
+        await self.cleanup()

@@ -1,0 +1,206 @@
+"""
+Exchanges: what is kept of one request while it is answered, and the frame around every handler.
+
+The frame gives each request an id and a span, turns every error into a problem document, and leaves one log line
+when the request came and one when it was answered.
+"""
+
+import asyncio
+import contextlib
+import re
+import secrets
+import time
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+from opentelemetry.trace import Span, SpanKind
+
+from infra.logs import get_logger
+from infra.metrics import HTTP_REQUESTS, HTTP_SECONDS
+from infra.telemetry import fail_span, start_span, trace_id_of, traceparent_of
+from ingest.cors import Cors
+from ingest.problems import problem_of, problem_response
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"})
+
+# Server: which library answers is nobody's business.
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Server": "relevo"}
+# Answers of the API are data; should a browser ever render one, it loads and runs nothing.
+_CONTENT_POLICY = "default-src 'none'; frame-ancestors 'none'"
+
+# Who may call it from a page elsewhere, and whose trace context is only pointed to, not continued.
+PUBLIC_ROUTE = "/api/contact/"
+# Asked for several times a second by machines: neither logged nor traced.
+_QUIET_ROUTES = frozenset({"/healthz", "/livez", "/readyz"})
+
+log = get_logger()
+
+
+@dataclass(slots=True)
+class Exchange:
+    """
+    One request and its answer.
+
+    route: the path's template, "unknown" when there is none. traceparent: what is to continue below this request.
+    span and trace_id: None where nothing is traced. notification_id: set by the handler that knows it.
+    """
+
+    method: str
+    route: str
+    request_id: str
+    span: Span | None
+    traceparent: str
+    trace_id: str | None
+    notification_id: UUID | None = None
+    begun: float = field(default_factory=time.perf_counter)
+
+
+EXCHANGE = web.RequestKey("exchange", Exchange)
+
+
+class Traffic:
+    """The requests under way, and whether this is the end: then each answer is its connection's last."""
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._none = asyncio.Event()
+        self._none.set()
+        self.ending = False
+
+    def __enter__(self) -> None:
+        """One more."""
+        self._under_way += 1
+        self._none.clear()
+
+    def __exit__(self, *_what: object) -> None:
+        """One less."""
+        self._under_way -= 1
+        if not self._under_way:
+            self._none.set()
+
+    async def end(self, timeout_s: float) -> None:
+        """Wait until none is under way, for at most *timeout_s*."""
+        self.ending = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._none.wait()
+
+
+def request_id_of(given: str | None) -> str:
+    """Return *given* if it is an id that may stand in a header and a log, else a new one."""
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+
+
+def route_of(request: web.Request) -> str:
+    """Return the template of the request's path in its documented spelling, or "unknown"."""
+    resource = request.match_info.route.resource
+    return "unknown" if resource is None else documented(resource.canonical)
+
+
+def documented(canonical: str) -> str:
+    """Return the spelling of *canonical*, with or without its last slash, that openapi.yaml uses."""
+    bare = canonical.rstrip("/")
+    return f"{bare}/" if bare in {"/api/contact", "/api/notify"} else bare
+
+
+def framed(cors: Cors, traffic: Traffic) -> Middleware:
+    """Return the middleware that frames every handler."""
+
+    @web.middleware
+    async def counted(request: web.Request, handler: Handler) -> web.StreamResponse:
+        with traffic:
+            response = await frame(request, handler)
+        if traffic.ending:
+            response.force_close()
+        return response
+
+    async def frame(request: web.Request, handler: Handler) -> web.StreamResponse:
+        exchange = _begin(request)
+        request[EXCHANGE] = exchange
+        error_type = None
+        try:
+            response = await handler(request)
+        except Exception as error:
+            # Whatever it is, the client gets a problem document.
+            problem = problem_of(error)
+            error_type = problem.code
+            if problem.code == "internal_error":
+                log.exception("request_broke", request_id=exchange.request_id)
+            response = problem_response(
+                problem,
+                instance=request.rel_url.raw_path,
+                request_id=exchange.request_id,
+                trace_id=exchange.trace_id,
+            )
+        headers = response.headers
+        headers["X-Request-ID"] = exchange.request_id
+        for name, value in _HEADERS.items():
+            headers.setdefault(name, value)
+        headers.setdefault("Content-Security-Policy", _CONTENT_POLICY)
+        if exchange.route == PUBLIC_ROUTE:
+            headers.update(
+                cors.headers(request.headers.get(hdrs.ORIGIN), preflight=request.method == hdrs.METH_OPTIONS)
+            )
+        _end(exchange, response.status, error_type)
+        return response
+
+    return counted
+
+
+def _begin(request: web.Request) -> Exchange:
+    route = route_of(request)
+    request_id = request_id_of(request.headers.get("X-Request-ID"))
+    method = request.method if request.method in _KNOWN_METHODS else "_OTHER"
+    if route in _QUIET_ROUTES:
+        return Exchange(method, route, request_id, None, "", None)
+    span = _start_span(request, method, route)
+    traceparent = traceparent_of(span)
+    exchange = Exchange(method, route, request_id, span, traceparent, trace_id_of(traceparent))
+    log.info("request_received", method=method, route=route, request_id=request_id, trace_id=exchange.trace_id)
+    return exchange
+
+
+def _start_span(request: web.Request, method: str, route: str) -> Span:
+    given = request.headers.get("traceparent")
+    trusted = route != PUBLIC_ROUTE
+    return start_span(
+        f"{'HTTP' if method == '_OTHER' else method} {route}",
+        SpanKind.SERVER,
+        parent=given if trusted else None,
+        links=() if trusted else (given,),
+        attributes={
+            "http.request.method": method,
+            "http.route": route,
+            # The path holds an id at most; the query is not repeated, somebody may put anything there.
+            "url.path": request.rel_url.raw_path[:200],
+            "url.scheme": request.scheme,
+        },
+    )
+
+
+def _end(exchange: Exchange, status: int, error_type: str | None) -> None:
+    duration_s = time.perf_counter() - exchange.begun
+    HTTP_REQUESTS.labels(exchange.route, str(status)).inc()
+    HTTP_SECONDS.labels(exchange.route).observe(duration_s)
+    span = exchange.span
+    if span is None:
+        return
+    span.set_attribute("http.response.status_code", status)
+    if exchange.notification_id is not None:
+        span.set_attribute("relevo.notification.id", str(exchange.notification_id))
+    if status >= 500:
+        fail_span(span, error_type or str(status))
+    span.end()
+    log.info(
+        "request_answered",
+        method=exchange.method,
+        route=exchange.route,
+        status=status,
+        duration_ms=round(duration_s * 1000, 3),
+        request_id=exchange.request_id,
+        trace_id=exchange.trace_id,
+        notification_id=exchange.notification_id,
+    )
