@@ -22,7 +22,7 @@ log = get_logger()
 RESULT_ROWS_MAX = 500
 
 # Older than this, whoever was about to publish it is gone.
-SWEEP_AFTER_S = 10.0
+SWEEP_AFTER_S = 5.0
 SWEEP_INTERVAL_S = 2.0
 
 

@@ -18,12 +18,27 @@ from infra.kafka import apply_topics
 from infra.migrate import upgrade
 from infra.stack import servers as local_servers
 from tests.collector import Collector
-from tests.relevo import MailboxProcess, Relevo
+from tests.relevo import MailboxProcess, Relevo, Servers
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--servers",
+        choices=("local", "containers"),
+        default="local",
+        help="where Kafka, PostgreSQL and Valkey run: from wheels on this machine, or in containers of its engine",
+    )
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local_servers.Servers]:
-    running = local_servers.start(tmp_path_factory.mktemp("servers"))
+def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    if request.config.getoption("--servers") == "containers":
+        # Only here: testcontainers talks to the engine while it is imported.
+        from tests import containers
+
+        running: Servers = containers.start()
+    else:
+        running = local_servers.start(tmp_path_factory.mktemp("servers"))
     try:
         apply_topics(running.kafka_bootstrap, replication=1)
         # In a thread: an asynchronous fixture may ask for this one from inside its loop.

@@ -7,7 +7,7 @@ import time
 import urllib.request
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -15,6 +15,25 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from infra.stack.ports import free_port
 from schemas.topics import DEAD_LETTERS, REQUESTED, RESULTS
 from tests.processes import ROOT, ServiceProcess, eventually, get_json
+
+
+class Servers(Protocol):
+    """Real servers, wherever they run, and what a test may do to them. Names: kafka, postgres, redis."""
+
+    @property
+    def kafka_bootstrap(self) -> str: ...
+    @property
+    def postgres_dsn(self) -> str: ...
+    @property
+    def redis_url(self) -> str: ...
+
+    def start_all(self) -> None: ...
+    def start(self, name: str) -> None: ...
+    def kill(self, name: str) -> None: ...
+    def terminate(self, name: str) -> None: ...
+    def pause(self, name: str) -> None: ...
+    def resume(self, name: str) -> None: ...
+    def stop(self) -> None: ...
 
 
 class MailboxProcess:
@@ -81,7 +100,7 @@ class Relevo:
     The three services. Settings given here are added to, or take the place of, those of a development profile.
     """
 
-    def __init__(self, servers, mailbox: MailboxProcess, home: Path, **settings: str) -> None:
+    def __init__(self, servers: Servers, mailbox: MailboxProcess, home: Path, **settings: str) -> None:
         self.servers, self.mailbox, self.home = servers, mailbox, home
         self.http_port = free_port()
         self.environment = {
