@@ -46,7 +46,9 @@ def _fraction(digits: str) -> float:
 _BLANKS = " \t\n\r"
 _BLANK_RUN = re.compile(f"[{_BLANKS}]*")
 _LENIENT = json.JSONDecoder(parse_int=len)
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_fraction)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_fraction
+)
 
 
 def parse_json(raw: bytes) -> Any:

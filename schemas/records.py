@@ -236,8 +236,9 @@ def encode_result(result: Result) -> bytes:
     return orjson.dumps(
         {
             "schema": RESULT_SCHEMA,
-            "event_id": result.event_id,
-            "id": result.id,
+            # As text: a database driver's own kind of UUID is none to the encoder.
+            "event_id": str(result.event_id),
+            "id": None if result.id is None else str(result.id),
             "seq": result.seq,
             "status": result.status,
             "terminal": result.terminal,

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from infra.background import Background
 from infra.health import Readiness
 from infra.kafka import require_topics, start_consumer
 from infra.lifecycle import instance_name, run_service
@@ -38,7 +39,8 @@ async def serve(settings: Settings, readiness: Readiness, stop: asyncio.Event) -
     )
 
     ledger = Ledger(pool, worker=new_id(), worker_name=instance)
-    lease = Lease(ledger, readiness, lease_s=settings.lease_s)
+    background = Background(readiness)
+    lease = Lease(ledger, readiness, background, lease_s=settings.lease_s)
     await until_through("postgres", lease.start, give_up=stop.is_set)
     composer = Composer(settings.sender_address, settings.mail_from_name)
     relay = Relay(
@@ -47,7 +49,7 @@ async def serve(settings: Settings, readiness: Readiness, stop: asyncio.Event) -
         ca_file=str(settings.smtp_ca_file) if settings.smtp_ca_file else None,
     )
     channel = Channel(lambda: relay.probe(composer.address), readiness)
-    publisher = ResultPublisher(writer, ledger)
+    publisher = ResultPublisher(writer, ledger, background)
     deliverer = Deliverer(
         relay=relay,
         ledger=ledger,
@@ -68,20 +70,20 @@ async def serve(settings: Settings, readiness: Readiness, stop: asyncio.Event) -
         ledger,
         writer,
         readiness,
+        background,
         in_flight_max=settings.in_flight_max,
         hash_key=settings.recipient_hash_key.encode(),
     )
-    publisher.start()
     readiness.green("start")
     readiness.red("assignment", "no partition assigned yet")
 
     await consumer.run(stop)
 
     await kafka.stop()
-    await publisher.stop()
+    await background.stop()
     await channel.close()
     await relay.close()
-    await lease.stop()
+    await lease.end()
     await writer.close()
     await pool.close()
 

@@ -59,7 +59,12 @@ class Channel:
         wait_s = PROBE_WAIT_S_MIN
         while True:
             await asyncio.sleep(wait_s)
-            judgement = await self._probe()
+            try:
+                judgement = await self._probe()
+            except Exception:
+                # A bug of ours, and nobody else would ever open the channel again.
+                log.exception("probe_broke")
+                continue
             if judgement.verdict is not Verdict.CONFIGURATION:
                 break
             log.warning("channel_still_stopped", code=judgement.code, smtp=judgement.smtp)

@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord
 from aiokafka.errors import KafkaError
 from opentelemetry.trace import SpanKind
 
+from infra.background import Background
 from infra.health import Readiness
 from infra.logs import get_logger
 from infra.metrics import IN_FLIGHT
@@ -80,6 +81,7 @@ class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # 
         ledger: LedgerPort,
         writer: WriterPort,
         readiness: Readiness,
+        background: Background,
         *,
         in_flight_max: int,
         hash_key: bytes,
@@ -89,6 +91,7 @@ class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # 
         self._ledger = ledger
         self._writer = writer
         self._readiness = readiness
+        self._background = background
         self._in_flight_max = in_flight_max
         self._hash_key = hash_key
         self._watermark = Watermark()
@@ -104,13 +107,11 @@ class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # 
             KafkaError: of a kind that another poll does not mend.
         """
         self._consumer.subscribe([DEDUPLICATED.name], listener=self)
-        committing = asyncio.create_task(self._commit_regularly())
+        self._background.start("commit", self._commit, every_s=COMMIT_INTERVAL_S)
         try:
             while not stop.is_set():
                 await self._poll()
         finally:
-            committing.cancel()
-            await asyncio.gather(committing, return_exceptions=True)
             await self._end_tasks(set(self._tasks))
             await self._commit()
 
@@ -152,9 +153,17 @@ class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # 
         self._paused = to_pause
 
     def _begin(self, partition: int, work: Coroutine[Any, Any, None], delivery: Delivery | None) -> None:
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(self._guarded(work))
         self._tasks[partition][task] = delivery
         task.add_done_callback(self._tasks[partition].pop)
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:
+            # A bug of ours. The offset stays, so nothing is lost; readiness tells, and a restart tries again.
+            self._readiness.red("deliver", "a record cannot be processed; see the log")
+            log.exception("record_broke")
 
     async def _take_up(self, records: Sequence[ConsumerRecord]) -> None:
         """Enrol a fetched batch in one statement, then deliver each record in a task of its own."""
@@ -187,22 +196,13 @@ class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # 
             kafka__offset=record.offset,
             message__id=str(notification.id),
         )
-        try:
-            with span(
-                f"process {DEDUPLICATED.name}",
-                SpanKind.CONSUMER,
-                parent=notification.traceparent,
-                attributes=attributes,
-            ) as made:
-                if made.is_recording():
-                    below = replace(notification, traceparent=traceparent_of(made))
-                    delivery.enrolment = replace(delivery.enrolment, notification=below)
-                await self._deliverer.deliver(delivery)
-        except Exception:
-            # A bug of ours. The offset stays, so nothing is lost; readiness tells, and a restart tries again.
-            self._readiness.red("deliver", "a notification cannot be processed; see the log")
-            log.exception("delivery_broke", notification_id=str(delivery.enrolment.notification.id))
-            return
+        with span(
+            f"process {DEDUPLICATED.name}", SpanKind.CONSUMER, parent=notification.traceparent, attributes=attributes
+        ) as made:
+            if made.is_recording():
+                below = replace(notification, traceparent=traceparent_of(made))
+                delivery.enrolment = replace(delivery.enrolment, notification=below)
+            await self._deliverer.deliver(delivery)
         self._complete(record)
 
     async def _reject(self, record: ConsumerRecord, enrolment: Enrolment) -> None:
@@ -258,11 +258,6 @@ class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # 
             log.info("waiting_for_claimed", notifications=len(claimed))
             await asyncio.wait(claimed, timeout=REVOKE_S_MAX)
         self._in_flight = sum(1 for tasks_of in self._tasks.values() for task in tasks_of if not task.done())
-
-    async def _commit_regularly(self) -> None:
-        while True:
-            await asyncio.sleep(COMMIT_INTERVAL_S)
-            await self._commit()
 
     async def _commit(self) -> None:
         offsets = {

@@ -6,10 +6,10 @@ attempt, and it ends in doubt. A worker that was frozen for longer than its leas
 so it looks at its own clock before the last step.
 """
 
-import asyncio
 import contextlib
 import time
 
+from infra.background import Background
 from infra.health import Readiness
 from infra.logs import get_logger
 from schemas.errors import TransientError
@@ -33,12 +33,12 @@ class Lease:
         lease_s: its length, from each renewal.
     """
 
-    def __init__(self, ledger: Ledger, readiness: Readiness, *, lease_s: float) -> None:
+    def __init__(self, ledger: Ledger, readiness: Readiness, background: Background, *, lease_s: float) -> None:
         self._ledger = ledger
         self._readiness = readiness
+        self._background = background
         self._lease_s = lease_s
         self._until = 0.0
-        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def holds(self) -> bool:
@@ -53,38 +53,28 @@ class Lease:
             TransientError: Postgres does not answer.
         """
         await self._renew()
-        self._tasks = [asyncio.create_task(self._keep()), asyncio.create_task(self._look_after_others())]
+        every_s = self._lease_s / RENEWALS_PER_LEASE
+        self._background.start("renew_lease", self._renew, every_s=every_s)
+        self._background.start("look_after_others", self._look_after_others, every_s=every_s)
 
-    async def stop(self) -> None:
-        """Give the lease back. Only when no claim is open; after a hard end it runs out by itself."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    async def end(self) -> None:
+        """Give the lease back, when nothing is left to renew it. Only when no claim is open."""
+        self._until = 0.0
         with contextlib.suppress(TransientError):
             await self._ledger.end_lease()
 
     async def _renew(self) -> None:
         # From before the question: the database counts from when it answers, which is later.
         asked = time.monotonic()
-        await self._ledger.renew_lease(self._lease_s)
+        try:
+            await self._ledger.renew_lease(self._lease_s)
+        except TransientError:
+            self._readiness.red("postgres", "does not answer")
+            raise
         self._until = asked + self._lease_s
-
-    async def _keep(self) -> None:
-        while True:
-            await asyncio.sleep(self._lease_s / RENEWALS_PER_LEASE)
-            try:
-                await self._renew()
-                self._readiness.green("postgres")
-            except TransientError as error:
-                self._readiness.red("postgres", "does not answer")
-                log.warning("lease_not_renewed", error=str(error), holds=self.holds)
+        self._readiness.green("postgres")
 
     async def _look_after_others(self) -> None:
-        while True:
-            await asyncio.sleep(self._lease_s / RENEWALS_PER_LEASE)
-            try:
-                count = await self._ledger.give_up_abandoned(grace_s=GRACE_S)
-            except TransientError:
-                continue
-            if count:
-                log.error("claims_abandoned", notifications=count)
+        count = await self._ledger.give_up_abandoned(grace_s=GRACE_S)
+        if count:
+            log.error("claims_abandoned", notifications=count)

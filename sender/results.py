@@ -1,11 +1,11 @@
 """Publishing what happened: each change goes to notifications.results, and the ledger notes that it did."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
 from opentelemetry.trace import SpanKind
 
+from infra.background import Background
 from infra.batching import Batcher
 from infra.logs import get_logger
 from infra.metrics import RESULTS_PUBLISHED
@@ -40,21 +40,11 @@ class ResultPublisher:
     had to step in: then seq tells.
     """
 
-    def __init__(self, writer: Writer, ledger: Ledger) -> None:
+    def __init__(self, writer: Writer, ledger: Ledger, background: Background) -> None:
         self._writer = writer
         self._ledger = ledger
+        background.start("publish_left_behind", self._sweep, every_s=SWEEP_INTERVAL_S)
         self._batcher: Batcher[Unpublished, None] = Batcher(self._publish_batch, rows_max=RESULT_ROWS_MAX, writers=2)
-        self._sweeping: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to sweep."""
-        self._sweeping = asyncio.create_task(self._sweep())
-
-    async def stop(self) -> None:
-        """Cease to sweep."""
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            await asyncio.gather(self._sweeping, return_exceptions=True)
 
     async def publish(self, change: Unpublished) -> None:
         """
@@ -79,14 +69,9 @@ class ResultPublisher:
             log.warning("published_events_not_marked", events=len(changes))
 
     async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_INTERVAL_S)
-            try:
-                while found := await self._ledger.unpublished(older_than_s=SWEEP_AFTER_S, rows_max=RESULT_ROWS_MAX):
-                    await self._write(found, "sweep")
-                    log.warning("events_swept", events=len(found))
-            except TransientError as error:
-                log.warning("sweep_postponed", error=str(error))
+        while found := await self._ledger.unpublished(older_than_s=SWEEP_AFTER_S, rows_max=RESULT_ROWS_MAX):
+            await self._write(found, "sweep")
+            log.warning("events_swept", events=len(found))
 
 
 def _outgoing(change: Unpublished) -> Outgoing:
