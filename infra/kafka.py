@@ -1,6 +1,7 @@
 """Kafka: clients with every option that matters spelled out, and the topics as code."""
 
 import asyncio
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -146,7 +147,7 @@ def apply_topics(bootstrap: str, *, replication: int) -> list[tuple[str, str]]:
     """
     Make the broker's topics like the catalogue: create, add partitions, set their settings. Blocks. Repeatable.
 
-    Never takes a partition or a topic away.
+    Never takes a partition or a topic away. What it made is there for everyone when it returns.
     Returns:
         (topic, what was done: created, partitions added or unchanged), in the order of the catalogue.
     Raises:
@@ -168,7 +169,20 @@ def apply_topics(bootstrap: str, *, replication: int) -> list[tuple[str, str]]:
             raise ConfigurationError(f"Kafka refuses topic {topic.name}: {error.args[0].str()}") from error
         what = "created" if count is None else "partitions added" if count < topic.partitions else "unchanged"
         done.append((topic.name, what))
+    _wait_until_seen(admin)
     return done
+
+
+def _wait_until_seen(admin: AdminClient) -> None:
+    # The broker answers before it shows what it made; a service that starts in between would find a topic missing.
+    deadline = time.monotonic() + ADMIN_TIMEOUT_S
+    while True:
+        counts = _partition_counts(admin)
+        if all(counts.get(topic.name, 0) >= topic.partitions for topic in TOPICS):
+            return
+        if time.monotonic() > deadline:
+            raise TransientError(f"Kafka does not show its new topics after {ADMIN_TIMEOUT_S:.0f} s")
+        time.sleep(0.05)
 
 
 def _create(admin: AdminClient, new: NewTopic) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 
 from infra.health import Readiness
@@ -18,6 +19,8 @@ EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h: trying again will not help
 
 # Below the 30 s that orchestrators grant between SIGTERM and SIGKILL.
 STOP_S_MAX = 25.0
+# For the last spans, after that.
+FLUSH_S_MAX = 3.0
 
 log = get_logger()
 
@@ -31,7 +34,7 @@ def instance_name(settings: Settings) -> str:
 
 def run_service(service: str, body: Body) -> None:
     """
-    Run one service until SIGTERM or SIGINT, then leave within STOP_S_MAX.
+    Run one service until SIGTERM or SIGINT, then leave within STOP_S_MAX + FLUSH_S_MAX.
 
     Args:
         body: gets the settings, a readiness that it turns green, and an event that is set when it is to end. It
@@ -51,7 +54,10 @@ def run_service(service: str, body: Body) -> None:
     try:
         code = _run(service, settings, body)
     finally:
-        traces.shutdown()
+        # A collector that does not answer would hold it for ten seconds and more.
+        flushing = threading.Thread(target=traces.shutdown, daemon=True)
+        flushing.start()
+        flushing.join(FLUSH_S_MAX)
         sys.stdout.flush()
         # Not sys.exit: a thread of a client that hangs on a dead server would keep the process alive.
         os._exit(code)

@@ -9,6 +9,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -76,7 +77,11 @@ async def _with_connection(dsn: str, run: Callable[[Connection], str | None]) ->
             found = await connection.run_sync(run)
             await connection.commit()
             return found
-    except TRANSIENT as error:
-        raise TransientError(f"Postgres cannot be reached: {type(error).__name__}: {error}") from error
+    except (*TRANSIENT, DBAPIError) as error:
+        # SQLAlchemy dresses what the driver raises, also while connecting.
+        cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else error
+        if not isinstance(cause, TRANSIENT):
+            raise
+        raise TransientError(f"Postgres cannot be reached: {type(cause).__name__}: {cause}") from error
     finally:
         await engine.dispose()

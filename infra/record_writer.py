@@ -72,9 +72,11 @@ class RecordWriter:
         Raises:
             TransientError: not all were acknowledged.
         """
+        if not records:
+            return
         partition = self._next_partition.get(topic.name, 0)
-        self._next_partition[topic.name] = (partition + 1) % topic.partitions
-        await self._write(topic, {partition: records} if records else {})
+        self._next_partition[topic.name] = (partition + 1) % await self._partitions(topic)
+        await self._write(topic, {partition: records})
 
     async def write_by_key(self, topic: Topic, records: Sequence[Outgoing]) -> None:
         """
@@ -82,9 +84,12 @@ class RecordWriter:
 
         Delivery and errors as for `write`. Order: that of *records*, for equal keys.
         """
+        if not records:
+            return
+        partitions = await self._partitions(topic)
         placed: defaultdict[int, list[Outgoing]] = defaultdict(list)
         for record in records:
-            placed[(murmur2(record.key or b"") & 0x7FFFFFFF) % topic.partitions].append(record)
+            placed[(murmur2(record.key or b"") & 0x7FFFFFFF) % partitions].append(record)
         await self._write(topic, placed)
 
     async def _write(self, topic: Topic, placed: Mapping[int, Sequence[Outgoing]]) -> None:
@@ -94,6 +99,15 @@ class RecordWriter:
                 for batch in self._batches(records):
                     sent.append(await self._send(topic, partition, batch))  # noqa: PERF401 -- in order, one by one
             await asyncio.gather(*sent)
+        except TRANSIENT as error:
+            raise TransientError(f"Kafka: {type(error).__name__}") from error
+
+    async def _partitions(self, topic: Topic) -> int:
+        # As the broker has them, not as the catalogue asks for them at least: an operator may have added some, and
+        # every other client would place a key by the real number.
+        assert self._producer is not None, "opened before it is used"
+        try:
+            return len(await self._producer.partitions_for(topic.name))
         except TRANSIENT as error:
             raise TransientError(f"Kafka: {type(error).__name__}") from error
 

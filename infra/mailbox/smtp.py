@@ -132,7 +132,7 @@ class MailHandler:
         self.login = login
         self._store = store
 
-    async def handle_EHLO(  # noqa: N802
+    async def handle_EHLO(  # noqa: N802 -- aiosmtpd finds hooks by their names
         self, _server: SMTP, session: Session, _envelope: Envelope, hostname: str, responses: list[str]
     ) -> list[str]:
         """Offer what is really there."""
@@ -140,7 +140,7 @@ class MailHandler:
         kept = [line for line in responses if self.login or not line.startswith("250-AUTH")]
         return [kept[0], "250-PIPELINING", *kept[1:]]
 
-    async def handle_MAIL(  # noqa: N802
+    async def handle_MAIL(  # noqa: N802 -- see handle_EHLO
         self, server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         """Begin a mail."""
@@ -153,7 +153,7 @@ class MailHandler:
         envelope.mail_options.extend(options)
         return "250 2.1.0 OK"
 
-    async def handle_RCPT(  # noqa: N802
+    async def handle_RCPT(  # noqa: N802 -- see handle_EHLO
         self, server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         """Take a recipient, or refuse it as its scenario says."""
@@ -168,7 +168,9 @@ class MailHandler:
         envelope.rcpt_options.extend(options)
         return "250 2.1.5 OK"
 
-    async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
+    async def handle_DATA(  # noqa: N802 -- see handle_EHLO
+        self, server: SMTP, _session: Session, envelope: Envelope
+    ) -> str:
         """Keep a mail that came in whole, and answer as its scenario says."""
         scenario = self.script.next_at(Step.DOT, envelope.rcpt_tos)
         if scenario is not None and scenario.act is Act.REFUSE:

@@ -123,7 +123,7 @@ def _demand_right(path: Path, jar: Jar) -> None:
 
 def _fetch_one(jar: Jar, folder: Path) -> Path:
     # Imported only when something must be fetched: the import takes half a second.
-    from jgo.maven import MavenContext  # noqa: PLC0415
+    from jgo.maven import MavenContext  # noqa: PLC0415 -- only a first run needs it
 
     mirror = os.environ.get("RELEVO_MAVEN_REPOSITORY")
     repositories = {"mirror": mirror.rstrip("/")} if mirror else None

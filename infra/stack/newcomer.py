@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from schemas.topics import RESULTS
+
 _TEXT = """\
 Try it:
   curl -X GET  {door}/healthz/
@@ -13,7 +15,7 @@ Try it:
 Look at it:
   {mails:<43} the mails
   {docs:<43} the HTTP interface
-  {tail:<43} the outcomes, as they come, from Kafka's topic notifications.results
+  {tail:<43} the outcomes, as they come, from Kafka's topic {results}
   {status:<43} what runs; `make logs` and `make logs S=sender` show what it says
   {down:<43} ends it all, and leaves the data
 """  # noqa: E501 -- the lines are to be copied as they stand
@@ -26,6 +28,7 @@ def what_next(contents: Mapping[str, Any]) -> str:
         door=door,
         mails=contents.get("mailbox_url") or "(they go to the relay of RELEVO_SMTP_URL)",
         docs=f"{door}/docs",
+        results=RESULTS.name,
         tail=".venv/bin/relevo tail",
         status="make status",
         down="make down",

@@ -92,7 +92,7 @@ class Wanted:
         services = {name: value for name, value in self.settings.items() if name not in _STACK_SETTINGS}
         if services:
             # Imported only here: it takes a third of a second, and an ordinary `make up` has no such settings.
-            from infra.settings import load_settings  # noqa: PLC0415
+            from infra.settings import load_settings  # noqa: PLC0415 -- slow to import, and seldom needed here
 
             load_settings(services)
 

@@ -1,0 +1,1 @@
+"""The command line: `relevo`, or `python -m infra.cli`. One module for each command, named like it."""

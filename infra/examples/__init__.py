@@ -1,0 +1,1 @@
+"""Examples of programs that use relevo from outside, by its topics alone."""
