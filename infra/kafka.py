@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,26 @@ from confluent_kafka.admin import (
     NewPartitions,
     NewTopic,
     ResourceType,
+    TopicMetadata,
 )
 
 from schemas.errors import ConfigurationError, TransientError
 from schemas.topics import RECORD_BYTES_MAX, TOPICS, Topic
 
 ADMIN_TIMEOUT_S = 10.0
+
+# A broker that does not answer for so long is taken for gone, and another one is asked. One that is frozen, or whose
+# machine is, keeps its connections open: nothing but this ends the wait for it, and what waits is a third of all
+# partitions. The defaults of the clients are 40 and 60 s.
+SILENCE_MS_MAX = 8_000
+# Who leads which partition is asked this often anyway (by default every 300 s). Leaders move 2-9 s after a broker has
+# fallen silent; then only what was already under way to it waits for SILENCE_MS_MAX.
+METADATA_AGE_MS_MAX = 3_000
+# A batch of aiokafka lives as long as its broker may be away. It has taken its sequence number, so one that is given up
+# leaves a gap, and the broker refuses every later record of this producer for its partition (OutOfOrderSequenceNumber).
+_BATCH_LIFE_MS = 24 * 60 * 60 * 1000
+# How long the broker itself waits for its replicas before it says so.
+_ACKNOWLEDGE_MS_MAX = 6_000
 
 # What a caller of aiokafka may try again.
 TRANSIENT = (AioKafkaError, OSError, TimeoutError)
@@ -43,6 +57,11 @@ def open_relay_producer(bootstrap: str, *, name: str) -> Producer:
             "linger.ms": 5,
             # The sweep takes what expires here; below its lease, so that nobody publishes a row twice for this.
             "delivery.timeout.ms": 60_000,
+            # Below FLUSH_S of ingest.publisher: what was sent to a frozen broker is sent to the next leader before the
+            # thread gives it up to the sweep.
+            "socket.timeout.ms": 4_000,
+            "topic.metadata.refresh.interval.ms": METADATA_AGE_MS_MAX,
+            "reconnect.backoff.max.ms": 1_000,  # by default 10 s: so long would a broker that is back be left alone
             "message.max.bytes": RECORD_BYTES_MAX,
             "compression.type": "lz4",
             "partitioner": "murmur2_random",  # the same as the Java client and aiokafka
@@ -55,18 +74,23 @@ def open_relay_producer(bootstrap: str, *, name: str) -> Producer:
 
 def open_producer(bootstrap: str, *, name: str, linger_ms: int) -> AIOKafkaProducer:
     """Return an idempotent asyncio producer; a record that is awaited is on every in-sync replica."""
-    return AIOKafkaProducer(
+    producer = AIOKafkaProducer(
         bootstrap_servers=bootstrap,
         client_id=name,
         enable_idempotence=True,
         acks="all",
         linger_ms=linger_ms,
-        # Long enough for a broker that comes back from a crash; a shorter one once lost pending sends.
-        request_timeout_ms=60_000,
+        request_timeout_ms=_BATCH_LIFE_MS,
+        metadata_max_age_ms=METADATA_AGE_MS_MAX,
         max_request_size=RECORD_BYTES_MAX,
         max_batch_size=256 * 1024,
         compression_type="lz4",
     )
+    # One option stands for three times: how long a batch lives, how long a broker may be silent, and how long it may
+    # wait for its replicas. The second and the third must be short, and the first must not.
+    producer.client._request_timeout_ms = SILENCE_MS_MAX  # noqa: SLF001 -- the constructor has one option for all three
+    producer._sender._request_timeout_ms = _ACKNOWLEDGE_MS_MAX  # noqa: SLF001 -- as for the line above
+    return producer
 
 
 async def start_consumer(bootstrap: str, *, group: str, name: str, static: bool) -> AIOKafkaConsumer:
@@ -89,6 +113,9 @@ async def start_consumer(bootstrap: str, *, group: str, name: str, static: bool)
         heartbeat_interval_ms=2_000,
         max_poll_interval_ms=300_000,
         rebalance_timeout_ms=20_000,
+        # Also that of the request to join, which a rebalance may outlast: it is then simply made again.
+        request_timeout_ms=SILENCE_MS_MAX,
+        metadata_max_age_ms=METADATA_AGE_MS_MAX,
         fetch_max_wait_ms=500,
         max_partition_fetch_bytes=RECORD_BYTES_MAX,
     )
@@ -113,12 +140,15 @@ def _admin(bootstrap: str) -> AdminClient:
     return AdminClient({"bootstrap.servers": bootstrap, "log_level": 0, "socket.timeout.ms": 5_000})
 
 
-def _partition_counts(admin: AdminClient) -> dict[str, int]:
+def _topics_found(admin: AdminClient) -> dict[str, TopicMetadata]:
     try:
-        found = admin.list_topics(timeout=ADMIN_TIMEOUT_S)
+        return dict(admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics)
     except KafkaException as error:
         raise TransientError(f"Kafka cannot be reached: {error.args[0].str()}") from error
-    return {name: len(metadata.partitions) for name, metadata in found.topics.items()}
+
+
+def _partition_counts(admin: AdminClient) -> dict[str, int]:
+    return {name: len(metadata.partitions) for name, metadata in _topics_found(admin).items()}
 
 
 def find_topic_problems(bootstrap: str) -> list[TopicFinding]:
@@ -147,7 +177,8 @@ def apply_topics(bootstrap: str, *, replication: int) -> list[tuple[str, str]]:
     """
     Make the broker's topics like the catalogue: create, add partitions, set their settings. Blocks. Repeatable.
 
-    Never takes a partition or a topic away. What it made is there for everyone when it returns.
+    Never takes a partition or a topic away. What it made is there for everyone when it returns. A topic with three
+    replicas or more takes a record only when two brokers have it: no single one can lose what was acknowledged.
     Returns:
         (topic, what was done: created, partitions added or unchanged), in the order of the catalogue.
     Raises:
@@ -155,22 +186,33 @@ def apply_topics(bootstrap: str, *, replication: int) -> list[tuple[str, str]]:
         ConfigurationError: Kafka refuses; says why.
     """
     admin = _admin(bootstrap)
-    counts = _partition_counts(admin)
+    found = _topics_found(admin)
     done = []
     for topic in TOPICS:
-        count = counts.get(topic.name)
+        before = found.get(topic.name)
+        count = None if before is None else len(before.partitions)
+        config = topic.config() | _in_sync(replication if before is None else _replicas(before))
         try:
             if count is None:
-                _create(admin, NewTopic(topic.name, topic.partitions, replication, config=topic.config()))
+                _create(admin, NewTopic(topic.name, topic.partitions, replication, config=config))
             elif count < topic.partitions:
                 _wait(admin.create_partitions([NewPartitions(topic.name, topic.partitions)]).values())
-            _set_config(admin, topic)
+            _set_config(admin, topic, config)
         except KafkaException as error:
             raise ConfigurationError(f"Kafka refuses topic {topic.name}: {error.args[0].str()}") from error
         what = "created" if count is None else "partitions added" if count < topic.partitions else "unchanged"
         done.append((topic.name, what))
     _wait_until_seen(admin)
     return done
+
+
+def _replicas(found: TopicMetadata) -> int:
+    return min(len(partition.replicas) for partition in found.partitions.values())
+
+
+def _in_sync(replicas: int) -> dict[str, str]:
+    # By what a topic has, not by what is asked for now: with one replica and this setting, it would take nothing.
+    return {"min.insync.replicas": "2"} if replicas >= 3 else {}
 
 
 def _wait_until_seen(admin: AdminClient) -> None:
@@ -199,11 +241,9 @@ def _wait(futures: Iterable[Any]) -> None:
         future.result(timeout=ADMIN_TIMEOUT_S)
 
 
-def _set_config(admin: AdminClient, topic: Topic) -> None:
+def _set_config(admin: AdminClient, topic: Topic, config: Mapping[str, str]) -> None:
     # Incremental: settings that an operator made for other reasons stay as they are.
-    entries = [
-        ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in topic.config().items()
-    ]
+    entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in config.items()]
     resource = ConfigResource(ResourceType.TOPIC, topic.name, incremental_configs=entries)
     _wait(admin.incremental_alter_configs([resource]).values())
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,7 @@ class RecordWriter:
         self._name = name
         self._next_partition: dict[str, int] = {}
         self._producer: AIOKafkaProducer | None = None
+        self._replacing = asyncio.Lock()
 
     async def open(self) -> None:
         """
@@ -57,10 +58,29 @@ class RecordWriter:
             raise TransientError(f"Kafka cannot be reached: {type(error).__name__}") from error
         self._producer = producer
 
+    async def _sound(self) -> AIOKafkaProducer:
+        """
+        Return a producer that has lost nothing yet.
+
+        A batch that was given up has taken its sequence number, and the broker refuses every later record of the same
+        producer for that partition: after a failure it is replaced.
+        """
+        async with self._replacing:
+            if self._producer is None:
+                await self.open()
+            assert self._producer is not None, "it was just opened"
+            return self._producer
+
+    async def _give_up(self, producer: AIOKafkaProducer) -> None:
+        # Of several writes that fail together the first one ends it.
+        if self._producer is producer:
+            await self.close()
+
     async def close(self) -> None:
         """Disconnect. What is not acknowledged by now was never reported as written."""
-        if self._producer is not None:
-            await self._producer.stop()
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await producer.stop()
 
     async def write(self, topic: Topic, records: Sequence[Outgoing]) -> None:
         """
@@ -74,9 +94,13 @@ class RecordWriter:
         """
         if not records:
             return
-        partition = self._next_partition.get(topic.name, 0)
-        self._next_partition[topic.name] = (partition + 1) % await self._partitions(topic)
-        await self._write(topic, {partition: records})
+
+        def in_turn(partitions: int) -> Mapping[int, Sequence[Outgoing]]:
+            partition = self._next_partition.get(topic.name, 0) % partitions
+            self._next_partition[topic.name] = partition + 1
+            return {partition: records}
+
+        await self._write(topic, in_turn)
 
     async def write_by_key(self, topic: Topic, records: Sequence[Outgoing]) -> None:
         """
@@ -86,48 +110,42 @@ class RecordWriter:
         """
         if not records:
             return
-        partitions = await self._partitions(topic)
-        placed: defaultdict[int, list[Outgoing]] = defaultdict(list)
-        for record in records:
-            placed[(murmur2(record.key or b"") & 0x7FFFFFFF) % partitions].append(record)
-        await self._write(topic, placed)
 
-    async def _write(self, topic: Topic, placed: Mapping[int, Sequence[Outgoing]]) -> None:
+        def by_key(partitions: int) -> Mapping[int, Sequence[Outgoing]]:
+            placed: defaultdict[int, list[Outgoing]] = defaultdict(list)
+            for record in records:
+                placed[(murmur2(record.key or b"") & 0x7FFFFFFF) % partitions].append(record)
+            return placed
+
+        await self._write(topic, by_key)
+
+    async def _write(self, topic: Topic, place: Callable[[int], Mapping[int, Sequence[Outgoing]]]) -> None:
+        producer = await self._sound()
         try:
+            # As the broker has them, not as the catalogue asks for them at least: an operator may have added some,
+            # and every other client would place a key by the real number.
+            partitions = len(await producer.partitions_for(topic.name))
             sent = []
-            for partition, records in placed.items():
-                for batch in self._batches(records):
-                    sent.append(await self._send(topic, partition, batch))  # noqa: PERF401 -- in order, one by one
+            for partition, records in place(partitions).items():
+                for batch in _batches(producer, records):
+                    sent.append(await producer.send_batch(batch, topic.name, partition=partition))  # noqa: PERF401 -- in order, one by one
             await asyncio.gather(*sent)
         except TRANSIENT as error:
+            await self._give_up(producer)
             raise TransientError(f"Kafka: {type(error).__name__}") from error
 
-    async def _partitions(self, topic: Topic) -> int:
-        # As the broker has them, not as the catalogue asks for them at least: an operator may have added some, and
-        # every other client would place a key by the real number.
-        assert self._producer is not None, "opened before it is used"
-        try:
-            return len(await self._producer.partitions_for(topic.name))
-        except TRANSIENT as error:
-            raise TransientError(f"Kafka: {type(error).__name__}") from error
 
-    def _batches(self, records: Sequence[Outgoing]) -> list[Any]:
-        assert self._producer is not None, "opened before it is used"
-        batch = self._producer.create_batch()
-        batches = [batch]
-        for record in records:
-            if not _append(batch, record):
-                batch = self._producer.create_batch()
-                batches.append(batch)
-                # The first record of a batch always fits, whatever its size.
-                appended = _append(batch, record)
-                assert appended, "an empty batch takes any record"
-        return batches
-
-    async def _send(self, topic: Topic, partition: int, batch: Any) -> "asyncio.Future[Any]":
-        assert self._producer is not None, "opened before it is used"
-        future: asyncio.Future[Any] = await self._producer.send_batch(batch, topic.name, partition=partition)
-        return future
+def _batches(producer: AIOKafkaProducer, records: Sequence[Outgoing]) -> list[Any]:
+    batch = producer.create_batch()
+    batches = [batch]
+    for record in records:
+        if not _append(batch, record):
+            batch = producer.create_batch()
+            batches.append(batch)
+            # The first record of a batch always fits, whatever its size.
+            appended = _append(batch, record)
+            assert appended, "an empty batch takes any record"
+    return batches
 
 
 def _append(batch: Any, record: Outgoing) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import faust
 
+from infra.kafka import METADATA_AGE_MS_MAX
 from infra.settings import Settings
 from pipeline.table import RedisTable
 from schemas.topics import PIPELINE_GROUP, RECORD_BYTES_MAX
@@ -24,7 +25,9 @@ def make_app(settings: Settings, instance: str) -> tuple[faust.App, RedisTable]:
         # A killed worker is replaced after the session timeout; with a stable name, a restarted one is not replaced.
         broker_session_timeout=12.0,
         broker_heartbeat_interval=2.0,
-        broker_request_timeout=20.0,
+        # How long a broker may be silent (see infra.kafka); Faust refuses less than the session timeout.
+        broker_request_timeout=12.0,
+        consumer_metadata_max_age_ms=METADATA_AGE_MS_MAX,
         broker_commit_interval=1.0,
         consumer_group_instance_id=f"{PIPELINE_GROUP}.{settings.instance}" if settings.instance else None,
         consumer_auto_offset_reset="earliest",

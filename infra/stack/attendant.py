@@ -169,9 +169,8 @@ class Attendant(threading.Thread):
             started_at=_now() if child.identity is None else _time(child.identity.create_time),
             log=str(recipe.log),
             log_start_bytes=child.log_start_bytes,
-            # What a client asks for comes first; for a service, ops_port is where /readyz and /metrics are.
-            port=next(iter(recipe.ports.values())),
-            ops_port=recipe.ports[recipe.name] if recipe.settings else None,
+            port=next(iter(recipe.ports.values())),  # what a client asks for comes first
+            ops_port=recipe.ops_port,
             stop_signal=recipe.stop_signal.name,
         )
 

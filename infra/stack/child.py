@@ -35,7 +35,8 @@ class Recipe:
     that it ends up as, which argv may reach through another. ready tells, within about a second, whether it does its
     work. prepare makes what must be there before it starts, tells its steps, and may raise ConfigurationError.
     ports are those that must be free before it starts. settings are the part of the environment that makes a
-    difference: a process that was started with others is not the wanted one.
+    difference: a process that was started with others is not the wanted one. ops_port is where a service answers
+    /readyz and /metrics.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Recipe:
     ports: Mapping[str, int]
     prepare: Callable[[Say], None] = _nothing
     settings: Mapping[str, str] = field(default_factory=dict)
+    ops_port: int | None = None
     stop_signal: signal.Signals = signal.SIGTERM
     stop_s_max: float = 30.0
 

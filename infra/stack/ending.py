@@ -5,6 +5,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
 from infra.stack.child import Child, find_stray
+from infra.stack.cluster import kind_of
 from infra.stack.home import Home
 from infra.stack.plan import Plan
 from infra.stack.state import Entry, StackState, identity_fields, identity_of
@@ -25,7 +26,8 @@ def end_all(home: Home) -> None:
     """End the services, then the servers, of a stack whose keeper is gone. Data stays."""
     state = StackState(home)
     names = list(state.contents.get("processes", {}))
-    for group in ([name for name in names if name not in _SERVERS], [name for name in names if name in _SERVERS]):
+    servers = [name for name in names if kind_of(name) in _SERVERS]
+    for group in ([name for name in names if name not in servers], servers):
         with ThreadPoolExecutor(max(1, len(group))) as pool:
             list(pool.map(lambda name: _end(state, name), group))
     _end_strays(home, state)

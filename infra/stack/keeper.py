@@ -62,7 +62,7 @@ class Keeper:
         for name in fresh:
             self._attendants[name] = self._attend(name)
         self._give_ports(plan)
-        for name in plan.services:
+        for name in (*plan.servers_of("kafka"), *plan.services):
             self._attendants[name].restart_if_changed()
         self._prepare_if_missing()
         for name in names:
@@ -140,15 +140,23 @@ class Keeper:
             )
             self._preparation.start()
 
-    def _wait_for(self, server: str) -> bool:
-        """Wait until *server* is ready; at once when it is not ours to start. False when it is no longer wanted."""
-        while server in self.plan.servers and not self._stopping:
-            attendant = self._attendants.get(server)
-            if attendant is None:
+    def _wait_for(self, kind: str) -> bool:
+        """
+        Wait until every server of *kind* is ready; at once when it is not ours to start.
+
+        All brokers, not the first of them: a topic cannot have more replicas than there are brokers.
+        Returns:
+            False when it is no longer wanted.
+        """
+        while not self._stopping:
+            attendants = [self._attendants.get(name) for name in self.plan.servers_of(kind)]
+            if None in attendants:
                 return False
-            if attendant.is_ready.wait(0.5):
+            missing = next((each for each in attendants if each and not each.is_ready.is_set()), None)
+            if missing is None:
                 return True
-        return not self._stopping
+            missing.is_ready.wait(0.5)
+        return False
 
 
 def main(root: Path) -> None:

@@ -7,15 +7,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from infra.stack import cluster
 from infra.stack.child import Recipe
 from infra.stack.home import Home, with_checkout
-from infra.stack.kafka_server import KafkaNode, kafka_recipe
+from infra.stack.kafka_server import kafka_recipe
 from infra.stack.ports import LOOPBACK
 from infra.stack.postgres_server import postgres_dsn, postgres_recipe
 from infra.stack.valkey_server import valkey_recipe, valkey_url
 from infra.stack.wanted import Wanted
-
-_SERVERS = ("kafka", "postgres", "redis", "mailbox")
 
 # Settings of the stack itself: another value is no reason to restart a service.
 _NO_SERVICE_SETTINGS = {
@@ -23,6 +22,8 @@ _NO_SERVICE_SETTINGS = {
     "RELEVO_OPS_PORT",
     "RELEVO_SENDERS",
     "RELEVO_PIPELINES",
+    "RELEVO_BROKERS",
+    "RELEVO_TOPIC_REPLICATION",
     "RELEVO_MAVEN_REPOSITORY",
 }
 
@@ -31,30 +32,40 @@ class Plan:
     """
     One stack, worked out from what is wanted and from the ports it got.
 
-    ports has, by name: kafka, kafka-controller, postgres, redis, smtp, mailbox, http, and one for each service
-    process, where its /readyz and /metrics are.
+    ports has, by name: kafka, kafka-controller (with several brokers kafka-1, kafka-1-controller and so on), postgres,
+    redis, smtp, mailbox, http, and one for each service process, where its /readyz and /metrics are.
     """
 
     def __init__(self, home: Home, wanted: Wanted, ports: Mapping[str, int]) -> None:
         self.home, self.wanted, self.ports = home, wanted, ports
 
     @property
+    def brokers(self) -> tuple[str, ...]:
+        """Names of the nodes of Kafka; of no use when somebody else's Kafka is given."""
+        return cluster.numbered("kafka", self.wanted.brokers)
+
+    @property
     def servers(self) -> tuple[str, ...]:
         """Names of the servers that are ours to start."""
-        return tuple(name for name in _SERVERS if self.wanted.given(name) is None)
+        names = (*self.brokers, "postgres", "redis", "mailbox")
+        return tuple(name for name in names if self.wanted.given(cluster.kind_of(name)) is None)
+
+    def servers_of(self, kind: str) -> tuple[str, ...]:
+        """Return the names of those that are of one kind: all brokers for kafka; none when it is not ours."""
+        return tuple(name for name in self.servers if cluster.kind_of(name) == kind)
 
     @property
     def services(self) -> tuple[str, ...]:
         """Names of the service processes, the door first."""
         return (
             "ingest",
-            *_numbered("pipeline", self.wanted.pipelines),
-            *_numbered("sender", self.wanted.senders),
+            *cluster.numbered("pipeline", self.wanted.pipelines),
+            *cluster.numbered("sender", self.wanted.senders),
         )
 
     def port_names_of(self, processes: Iterable[str]) -> tuple[str, ...]:
         """Return the names of the ports of *processes*, but for the door's, which only a person moves."""
-        own = {"kafka": ("kafka", "kafka-controller"), "mailbox": ("smtp", "mailbox")}
+        own = {name: (name, cluster.controller_port(name)) for name in self.brokers} | {"mailbox": ("smtp", "mailbox")}
         return tuple(port for process in processes for port in own.get(process, (process,)))
 
     def addresses(self) -> dict[str, str | None]:
@@ -63,7 +74,7 @@ class Plan:
         mailbox = wanted.given("mailbox") is None
         return {
             "ingest_url": f"http://{LOOPBACK}:{ports['http']}",
-            "kafka_bootstrap": wanted.given("kafka") or f"{LOOPBACK}:{ports['kafka']}",
+            "kafka_bootstrap": wanted.given("kafka") or cluster.bootstrap(self.brokers, ports),
             "postgres_dsn": wanted.given("postgres") or postgres_dsn(self.home, ports["postgres"]),
             "redis_url": wanted.given("redis") or valkey_url(ports["redis"]),
             "smtp_url": wanted.given("mailbox") or f"smtp://{LOOPBACK}:{ports['smtp']}",
@@ -89,9 +100,8 @@ class Plan:
 
     def recipe(self, name: str) -> Recipe:
         """Return how to run the process *name*."""
-        if name == "kafka":
-            controllers = {1: f"{LOOPBACK}:{self.ports['kafka-controller']}"}
-            return kafka_recipe(self.home, KafkaNode(1, self.ports["kafka"], controllers))
+        if name in self.brokers:
+            return kafka_recipe(self.home, cluster.node(name, self.brokers, self.ports), name=name)
         if name == "postgres":
             return postgres_recipe(self.home, self.ports["postgres"])
         if name == "redis":
@@ -123,7 +133,7 @@ class Plan:
         where = f"http://{LOOPBACK}:{self.ports['http'] if name == 'ingest' else ops_port}"
         return Recipe(
             name=name,
-            argv=(sys.executable, "-m", name.partition("-")[0]),
+            argv=(sys.executable, "-m", cluster.kind_of(name)),
             program=Path(sys.executable),
             folder=self.home.folder(name),
             log=self.home.log(name),
@@ -135,11 +145,8 @@ class Plan:
                 for setting, value in environment.items()
                 if setting.startswith(("RELEVO_", "OTEL_")) and setting not in no_reason
             },
+            ops_port=ops_port,
         )
-
-
-def _numbered(kind: str, count: int) -> tuple[str, ...]:
-    return (kind,) if count == 1 else tuple(f"{kind}-{number}" for number in range(1, count + 1))
 
 
 def says_ready(url: str) -> bool:

@@ -1,7 +1,7 @@
 """
 Only the servers, for tests: PostgreSQL, Valkey and Kafka on free ports, without a keeper.
 
-    servers = start(home)
+    servers = start(home)                   # or start(home, brokers=3): kafka-1, kafka-2, kafka-3
     servers.kill("kafka"); servers.start("kafka")
     servers.pause("redis"); servers.resume("redis")
     servers.stop()
@@ -17,11 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
+from infra.stack import cluster
 from infra.stack.child import Child, Recipe, find_stray, log_tail
 from infra.stack.guard import Guard
 from infra.stack.home import Home
-from infra.stack.kafka_server import KafkaNode, kafka_recipe
-from infra.stack.ports import LOOPBACK, free_port
+from infra.stack.kafka_server import kafka_recipe
+from infra.stack.ports import free_port
 from infra.stack.postgres_server import postgres_dsn, postgres_recipe
 from infra.stack.valkey_server import valkey_recipe, valkey_url
 from schemas.errors import ConfigurationError
@@ -34,17 +35,21 @@ READY_S_MAX = 60.0
 class Servers:
     """The servers of one home, and what a test may do to them. Addresses stay the same through kill and start."""
 
-    def __init__(self, home: Home, names: Iterable[str]) -> None:
+    def __init__(self, home: Home, names: Iterable[str], brokers: int = 1) -> None:
         self.home = home
-        self._ports = {name: free_port() for name in (*ALL, "kafka-controller")}
-        make = {"kafka": self._kafka, "postgres": self._postgres, "redis": self._redis}
-        self._children = {name: Child(make[name]()) for name in names}
+        self.brokers = cluster.numbered("kafka", brokers)
+        self._ports = {
+            name: free_port()
+            for name in ("postgres", "redis", *self.brokers, *map(cluster.controller_port, self.brokers))
+        }
+        several = [each for name in names for each in (self.brokers if name == "kafka" else (name,))]
+        self._children = {name: Child(self._recipe(name)) for name in several}
         self._guard = Guard()
 
     @property
     def kafka_bootstrap(self) -> str:
-        """Where Kafka listens, `host:port`."""
-        return f"{LOOPBACK}:{self._ports['kafka']}"
+        """Where Kafka listens, `host:port`; with several brokers all of them, separated by commas."""
+        return cluster.bootstrap(self.brokers, self._ports)
 
     @property
     def postgres_dsn(self) -> str:
@@ -137,29 +142,29 @@ class Servers:
             if stray := find_stray(child.recipe):
                 Child(child.recipe, stray).stop()
 
-    def _kafka(self) -> Recipe:
-        controllers = {1: f"{LOOPBACK}:{self._ports['kafka-controller']}"}
-        return kafka_recipe(self.home, KafkaNode(1, self._ports["kafka"], controllers))
-
-    def _postgres(self) -> Recipe:
-        return postgres_recipe(self.home, self._ports["postgres"])
-
-    def _redis(self) -> Recipe:
-        return valkey_recipe(self.home, self._ports["redis"])
+    def _recipe(self, name: str) -> Recipe:
+        if name == "postgres":
+            return postgres_recipe(self.home, self._ports["postgres"])
+        if name == "redis":
+            return valkey_recipe(self.home, self._ports["redis"])
+        return kafka_recipe(self.home, cluster.node(name, self.brokers, self._ports), name=name)
 
 
-def start(home: Path, names: Iterable[str] = ALL) -> Servers:
+def start(home: Path, names: Iterable[str] = ALL, *, brokers: int = 1) -> Servers:
     """
     Start the servers *names* under *home* on free ports, side by side, and wait until each answers.
 
     Data that lies under *home* is used again; what a killed run left running there is ended first.
 
+    Args:
+        brokers: how many nodes Kafka has. One is called kafka, several are called kafka-1, kafka-2 and so on.
     Raises:
         ConfigurationError: one of them does not come up, or its files cannot be had; none is left running.
     """
     place = Home(home)
     place.make()
-    servers = Servers(place, names)
+    cluster.check_brokers(place, brokers)
+    servers = Servers(place, names, brokers)
     servers.end_strays()
     try:
         servers.start_all()

@@ -11,7 +11,7 @@ from infra.stack.child import bound_log, log_tail
 from infra.stack.home import Home
 from infra.stack.state import StackState
 
-# By name: the server that it needs, and the command of `relevo` that does it. Each may be run any number of times.
+# By name: the kind of server that it needs, and the command of `relevo` that does it. Each may be run again at will.
 STEPS = {
     "topics": ("kafka", ("topics", "apply")),
     "tables": ("postgres", ("db", "upgrade")),

@@ -38,7 +38,7 @@ def bring_up(home: Home, show: Callable[[dict[str, Any]], None]) -> tuple[Wanted
     home.make()
     with sentences_about(home.root), _one_at_a_time(home):
         before = read_state(home)
-        wanted = Wanted.from_environment(Wanted.load(home))
+        wanted = Wanted.from_environment(Wanted.load(home)).with_brokers_of(home)
         _check_door(wanted, before)
         wanted.save(home)
         keeper = _call_keeper(home, before)

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Self
 from uuid import uuid4
 
+from infra.stack.cluster import BROKERS_MAX, brokers_of_data, check_brokers, topic_replication
 from infra.stack.files import write_whole
 from infra.stack.home import CHECKOUT, Home
 from schemas.errors import ConfigurationError
 
 _PASSED_ON = ("RELEVO_", "OTEL_")
 # Read by the stack, not by a service.
-_STACK_SETTINGS = {"RELEVO_SENDERS", "RELEVO_PIPELINES", "RELEVO_MAVEN_REPOSITORY"}
+_STACK_SETTINGS = {"RELEVO_SENDERS", "RELEVO_PIPELINES", "RELEVO_BROKERS", "RELEVO_MAVEN_REPOSITORY"}
 # These say where this stack is, or differ from process to process.
 _NOT_PASSED_ON = {"RELEVO_HOME", "RELEVO_INSTANCE", "RELEVO_OPS_PORT"}
 
@@ -69,9 +70,32 @@ class Wanted:
         """Return what was asked for last; None when nothing is wanted."""
         try:
             kept = json.loads(home.wanted_file.read_text(encoding="utf-8"))
-            return cls(kept["asked"], kept["settings"], kept["came_up"])
+            wanted = cls(kept["asked"], kept["settings"], kept["came_up"])
         except (FileNotFoundError, ValueError, KeyError):
             return None
+        return wanted.with_replication()
+
+    def with_replication(self) -> Self:
+        """Return it with the replicas of each topic, unless somebody chose them, for `relevo topics apply`."""
+        if self.brokers == 1 or self.given("kafka"):
+            return self
+        chosen = {"RELEVO_TOPIC_REPLICATION": str(topic_replication(self.brokers))} | dict(self.settings)
+        return replace(self, settings=chosen)
+
+    def with_brokers_of(self, home: Home) -> Self:
+        """
+        Return it with the number of brokers that the data of *home* has, when nobody asks for another.
+
+        Raises:
+            ConfigurationError: somebody does.
+        """
+        if self.given("kafka"):
+            return self
+        before = brokers_of_data(home)
+        if before is not None and before != self.brokers and "RELEVO_BROKERS" not in self.settings:
+            return replace(self, settings={**self.settings, "RELEVO_BROKERS": str(before)})
+        check_brokers(home, self.brokers)
+        return self
 
     def save(self, home: Home) -> None:
         """Keep it; for this user's eyes only, because it may hold keys and passwords."""
@@ -88,7 +112,7 @@ class Wanted:
         Raises:
             ConfigurationError: names the setting.
         """
-        _ = self.senders, self.pipelines, self.http_port
+        _ = self.senders, self.pipelines, self.brokers, self.http_port
         services = {name: value for name, value in self.settings.items() if name not in _STACK_SETTINGS}
         if services:
             # Imported only here: it takes a third of a second, and an ordinary `make up` has no such settings.
@@ -105,6 +129,11 @@ class Wanted:
     def pipelines(self) -> int:
         """How many pipeline processes."""
         return self._number("RELEVO_PIPELINES", 1, 1, _COUNT_MAX)
+
+    @property
+    def brokers(self) -> int:
+        """How many nodes Kafka has."""
+        return self._number("RELEVO_BROKERS", 1, 1, BROKERS_MAX)
 
     @property
     def http_port(self) -> int:

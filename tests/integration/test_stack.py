@@ -238,12 +238,12 @@ def test_a_port_that_a_stranger_took_is_given_up(home, attend):
 # -- the whole stack -------------------------------------------------------------------------------------------------
 
 
-def relevo(home, *command):
+def relevo(home, *command, **settings):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RELEVO_", "OTEL_"))}
     done = subprocess.run(
         [sys.executable, "-m", "infra.cli", *command, "--json"],
         cwd=CHECKOUT,
-        env=environment | {"RELEVO_HOME": str(home), "RELEVO_HTTP_PORT": "0"},
+        env=environment | {"RELEVO_HOME": str(home), "RELEVO_HTTP_PORT": "0"} | settings,
         capture_output=True,
         text=True,
         check=False,
@@ -284,6 +284,32 @@ def test_a_stack_comes_up_mends_itself_and_goes_down(whole_stack):
     assert set(down["ended"]) == set(up["processes"])
     left = [process for process in psutil.process_iter() if str(whole_stack) in str(process_folder(process))]
     assert left == []
+
+
+@pytest.mark.timeout(300)
+def test_three_brokers_are_a_cluster_of_which_one_may_be_missing(whole_stack):
+    code, up, said = relevo(whole_stack, "up", RELEVO_BROKERS="3")
+    assert code == 0, said
+    assert up["first_notification"]["status"] == "sent"
+    brokers = {"kafka-1", "kafka-2", "kafka-3"}
+    assert {name for name in up["processes"] if name.startswith("kafka")} == brokers
+    assert up["kafka_bootstrap"] == ",".join(f"127.0.0.1:{up['processes'][name]['port']}" for name in sorted(brokers))
+
+    code, doctor, said = relevo(whole_stack, "doctor")
+    assert code == 0, said
+    assert "3 brokers" in json.dumps(doctor)
+
+    # One of them ends: the keeper brings it back, and the number is known without being told again.
+    first = identity_of(up["processes"]["kafka-2"])
+    first.send(signal.SIGKILL)
+    code, again, said = relevo(whole_stack, "up")
+    assert code == 0, said
+    assert identity_of(again["processes"]["kafka-2"]) != first
+
+    assert relevo(whole_stack, "down")[0] == 0
+    code, refused, _said = relevo(whole_stack, "up", RELEVO_BROKERS="1")
+    assert code != 0
+    assert "that of 3 brokers, and RELEVO_BROKERS asks for 1" in json.dumps(refused)
 
 
 def process_folder(process):

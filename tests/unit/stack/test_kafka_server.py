@@ -1,4 +1,4 @@
-"""One node now, three later: what each of them is told."""
+"""One node, or three: what each of them is told."""
 
 from infra.stack.kafka_server import KafkaNode
 
@@ -21,7 +21,15 @@ def test_three_nodes_know_each_other_and_keep_three_copies(tmp_path):
     found = read(KafkaNode(2, 9192, THREE), tmp_path)
     assert found["controller.quorum.voters"] == "1@127.0.0.1:9093,2@127.0.0.1:9193,3@127.0.0.1:9293"
     assert found["listeners"] == "CLIENT://127.0.0.1:9192,CONTROLLER://127.0.0.1:9193"
-    assert (found["default.replication.factor"], found["min.insync.replicas"]) == ("3", "2")
+    for topics in ("default", "offsets.topic", "transaction.state.log", "share.coordinator.state.topic"):
+        assert found[f"{topics}.replication.factor"] == "3"
+    assert found["min.insync.replicas"] == found["transaction.state.log.min.isr"] == "2"
+
+
+def test_one_of_several_asks_nobody_before_it_ends(tmp_path):
+    # The last of three that end together would wait for a quorum that is gone.
+    assert read(KafkaNode(2, 9192, THREE), tmp_path)["controlled.shutdown.enable"] == "false"
+    assert read(KafkaNode(1, 9092, ONE), tmp_path)["controlled.shutdown.enable"] == "true"
 
 
 def test_no_topic_comes_into_being_by_itself(tmp_path):

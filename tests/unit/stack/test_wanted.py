@@ -49,6 +49,7 @@ def test_what_differs_from_process_to_process_is_never_passed_on():
         ("RELEVO_SENDERS", "0"),
         ("RELEVO_SENDERS", "many"),
         ("RELEVO_PIPELINES", "-1"),
+        ("RELEVO_BROKERS", "8"),
         ("RELEVO_HTTP_PORT", "65536"),
         ("RELEVO_SNEDERS", "3"),
     ],
