@@ -8,8 +8,10 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 
+from infra.failpoints import arm
 from infra.health import Readiness
 from infra.logs import get_logger, start_logging
+from infra.loop_guard import LoopGuard
 from infra.ops import OpsServer
 from infra.settings import Settings, load_settings
 from infra.telemetry import start_tracing
@@ -48,6 +50,7 @@ def run_service(service: str, body: Body) -> None:
         sys.stderr.write(f"relevo {service}: {error}\n")
         sys.exit(EXIT_CONFIGURATION)
     instance = instance_name(settings)
+    arm(settings.failpoint)
     start_logging(service, instance, settings.log_level)
     traces = start_tracing(service, instance)
     code = 1
@@ -91,6 +94,8 @@ async def _supervise(settings: Settings, body: Body) -> None:
     ops = OpsServer(readiness)
     port = await ops.start(settings.ops_host, settings.ops_port)
     log.info("service_started", pid=os.getpid(), ops_port=port)
+    guard = LoopGuard()
+    guard.start()
     work = asyncio.ensure_future(body(settings, readiness, stop))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -111,4 +116,5 @@ async def _supervise(settings: Settings, body: Body) -> None:
         if not stop.is_set():
             raise
     await ops.stop()
+    guard.stop()
     log.info("service_stopped")

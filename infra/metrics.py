@@ -38,6 +38,12 @@ OUTBOX_OLDEST_SECONDS = Gauge("relevo_outbox_oldest_seconds", "Age of the oldest
 PUBLISHED = Counter("relevo_published_total", "Notifications acknowledged by Kafka, by path: fast, sweep", ["path"])
 DEDUPED = Counter("relevo_deduped_total", "Answers of the Redis-backed table", ["answer"])
 REJECTED = Counter("relevo_rejected_total", "Items of records that could not become notifications", ["code"])
+DEAD_LETTERS_STOPPED = Gauge(
+    "relevo_dead_letters_stopped", "1 while the pipeline stands still because nearly nothing can be read"
+)
+STALLED_PARTITIONS = Gauge(
+    "relevo_stalled_partitions", "Partitions whose records wait while this process does nothing about them"
+)
 ATTEMPTS = Counter(
     "relevo_attempts_total", "Attempts to hand a notification to the relay, by what came of it", ["verdict"]
 )
@@ -51,6 +57,13 @@ END_TO_END_SECONDS = Histogram(
 CHANNEL_STOPPED = Gauge(
     "relevo_channel_stopped", "1 while the relay refuses our login or certificate: a person must act"
 )
+BREAKER_OPEN = Gauge("relevo_breaker_open", "1 while the relay is away; nothing is lost, and no attempt is burnt")
+PUT_BACK = Counter(
+    "relevo_put_back_total",
+    "Notifications put back on Kafka, by reason: due (a later attempt), forgotten (in nobody's hand: an alert)",
+    ["reason"],
+)
+UNACCOUNTED = Gauge("relevo_unaccounted", "Accepted notifications that the last look found in nobody's hand")
 RESULTS_PUBLISHED = Counter("relevo_results_published_total", "Results acknowledged by Kafka", ["path"])
 DEPENDENCY_UP = Gauge("relevo_dependency_up", "1 while the dependency answers", ["dependency"])
 LOG_LINES_HELD_BACK = Counter(

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from infra.failpoints import parse
 from schemas.addresses import check_address
 from schemas.errors import ConfigurationError
 
@@ -29,6 +30,7 @@ STACK_SETTINGS: dict[str, str] = {
     "RELEVO_HOME": "folder that holds everything the local stack keeps; default .relevo in the checkout",
     "RELEVO_SENDERS": "sender processes that `make up` starts; default 1",
     "RELEVO_PIPELINES": "pipeline processes that `make up` starts; default 1",
+    "RELEVO_BROKERS": "Kafka brokers that `make up` starts, 3 for a cluster that survives one; default 1",
     "RELEVO_MAVEN_REPOSITORY": "address of a Maven repository to take the Kafka jars from; default Maven Central",
 }
 
@@ -125,6 +127,13 @@ class Settings(BaseModel):
         ge=60,
         description="seconds for which the Redis-backed table remembers an id; longer than the topic retention",
     )
+    dead_letter_ratio_max: float = Field(
+        0.95,
+        ge=0.5,
+        le=1,
+        description="share of dead letters among the last 1500 requests above which the pipeline stops instead of "
+        "emptying its topic into the dead letters; 1: never",
+    )
 
     smtp_url: str = Field(
         "smtp://127.0.0.1:1025",
@@ -134,10 +143,18 @@ class Settings(BaseModel):
         None, description="file with the certificate authorities to trust for the relay; empty: the system's"
     )
     smtp_connections_max: int = Field(10, ge=1, le=500, description="connections to the relay that one sender keeps")
+    retry_ladder_s: tuple[float, ...] = Field(
+        (60.0, 300.0, 900.0, 3600.0, 14400.0),
+        description="seconds of the waits after the burst, the last one repeated; `none`: the burst is all",
+    )
+    retry_within_s: float = Field(
+        86_400.0, gt=0, description="seconds after acceptance beyond which no later attempt begins"
+    )
     retry_wait_s: float = Field(5.0, gt=0, le=60, description="seconds between the tries of one burst, +- 10 %")
     lease_s: float = Field(
         15.0, ge=3, le=300, description="seconds after which a sender that no longer renews its lease counts as dead"
     )
+    failpoint: str = Field("", description="for tests of crashes: where to die, `name:kill`; never in production")
     in_flight_max: int = Field(1000, ge=1, le=10_000, description="notifications that one sender works on at a time")
 
     @field_validator("api_keys", "cors_origins", "contact_recipients", mode="before")
@@ -165,6 +182,18 @@ class Settings(BaseModel):
         if not re.match(r"rediss?://[^/\s]", url):
             raise ValueError("must look like redis://host:port/0 or rediss://user:password@host:port/0")
         return url
+
+    @field_validator("retry_ladder_s", mode="before")
+    @classmethod
+    def _ladder(cls, text: object) -> object:
+        return () if text == "none" else _names(text)
+
+    @field_validator("retry_ladder_s")
+    @classmethod
+    def _waits(cls, waits: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 < wait <= 86_400 for wait in waits):
+            raise ValueError("each must be between 0 and 86400 seconds")
+        return waits
 
     @field_validator("api_keys")
     @classmethod
@@ -204,6 +233,12 @@ class Settings(BaseModel):
     @classmethod
     def _sender(cls, address: str) -> str:
         return check_address(address) if address else address
+
+    @field_validator("failpoint")
+    @classmethod
+    def _failpoint(cls, text: str) -> str:
+        parse(text)
+        return text
 
     @field_validator("smtp_url")
     @classmethod

@@ -14,6 +14,7 @@ from typing import Protocol
 from uuid import UUID
 
 from infra.batching import Batcher
+from infra.failpoints import hit
 from infra.metrics import ACCEPTED
 from schemas.errors import TransientError
 from schemas.identity import fingerprint
@@ -151,6 +152,7 @@ class Acceptor:
         accepted_at = datetime.now(UTC)
         fresh = await self._ledger.insert(ordered, accepted_at)
         # Committed. A crash from here on loses nothing: the rows are in the outbox and the sweep finds them.
+        hit("ingest.after_commit")
         self._relay.offer(
             [
                 Accepted(notification, accepted_at)

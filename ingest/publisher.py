@@ -12,6 +12,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer
 from opentelemetry.trace import Span, SpanKind
 
+from infra.failpoints import hit
 from infra.kafka import open_relay_producer
 from infra.logs import get_logger
 from infra.telemetry import fail_span, messaging, read_traceparent, start_span, traceparent_of
@@ -111,6 +112,7 @@ class Publisher:
     def _publish_records(self, records: list[_Record]) -> list[Published]:
         try:
             producer = self._opened()
+            hit("ingest.before_publish")
             for record in records:
                 producer.produce(
                     REQUESTED.name,
@@ -125,6 +127,7 @@ class Publisher:
                 producer.flush(_PURGE_S)
         except (KafkaException, BufferError) as error:
             log.warning("publish_failed", error=str(error))
+        hit("ingest.after_publish")
         moment = datetime.now(UTC)
         refused = {record.error for record in records if record.error is not None}
         if refused:

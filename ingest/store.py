@@ -27,21 +27,23 @@ _INSERT = """
 WITH given AS (
     SELECT * FROM unnest(
         $1::uuid[], $2::uuid[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-        $9::text[], $10::text[], $11::text[], $12::text[], $13::text[]
+        $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $20::text[]
     ) AS given (
         id, decided_by, fingerprint, client, channel, recipient_hash, metadata, traceparent,
-        recipient, subject, body, html, reply_to
+        recipient, subject, body, html, reply_to, on_doubt
     )
 ), firsts AS (
     INSERT INTO notifications
-        (id, fingerprint, door, client, channel, recipient_hash, metadata, traceparent, accepted_at, publish_after)
-    SELECT id, fingerprint, 'http', client, channel, recipient_hash, metadata::jsonb, traceparent, $14, $15
+        (id, fingerprint, door, client, channel, recipient_hash, metadata, traceparent, on_doubt, accepted_at,
+         publish_after)
+    SELECT id, fingerprint, 'http', client, channel, recipient_hash, metadata::jsonb, traceparent, on_doubt, $14, $15
     FROM given WHERE id = decided_by
     ON CONFLICT (id) DO NOTHING RETURNING id
 ), others AS (
     INSERT INTO notifications
-        (id, fingerprint, door, client, channel, recipient_hash, metadata, traceparent, accepted_at, publish_after)
-    SELECT id, fingerprint, 'http', client, channel, recipient_hash, metadata::jsonb, traceparent, $14, $15
+        (id, fingerprint, door, client, channel, recipient_hash, metadata, traceparent, on_doubt, accepted_at,
+         publish_after)
+    SELECT id, fingerprint, 'http', client, channel, recipient_hash, metadata::jsonb, traceparent, on_doubt, $14, $15
     FROM given WHERE id <> decided_by AND decided_by IN (SELECT id FROM firsts)
     ON CONFLICT (id) DO NOTHING RETURNING id
 ), fresh AS (
@@ -66,7 +68,7 @@ WITH due AS MATERIALIZED (
     ORDER BY publish_after LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
 ), leased AS (
     UPDATE notifications SET publish_after = now() + $2 FROM due WHERE notifications.id = due.id
-    RETURNING notifications.id, channel, metadata, traceparent, accepted_at
+    RETURNING notifications.id, channel, metadata, traceparent, accepted_at, on_doubt
 )
 SELECT leased.*, recipient, subject, body, html, reply_to
 FROM leased JOIN contents ON contents.notification_id = leased.id
@@ -102,7 +104,7 @@ FROM (SELECT accepted_at FROM notifications WHERE published_at IS NULL LIMIT $1)
 # One statement, so that the row and its events are of one moment.
 _HISTORY = """
 SELECT id, state, notifications.attempt, channel, door, client, traceparent, accepted_at,
-    notifications.published_at, finished_at, source_partition, source_offset, source_index,
+    notifications.published_at, finished_at, next_attempt_at, source_partition, source_offset, source_index,
     events.seq AS event_seq, status, events.attempt AS event_attempt, events.worker AS event_worker,
     reason_class, reason_code, smtp, attempt_ms, occurred_at
 FROM notifications LEFT JOIN events ON notification_id = id
@@ -192,6 +194,7 @@ class Store:
             [form.name for _, form in contacts],
             [form.email for _, form in contacts],
             [form.message for _, form in contacts],
+            [content.on_doubt for content in contents],
         )
         return {row["id"] for row in found}
 
@@ -221,6 +224,7 @@ class Store:
                         reply_to=row["reply_to"],
                         metadata=row["metadata"],
                         channel=row["channel"],
+                        on_doubt=row["on_doubt"],
                     ),
                     traceparent=row["traceparent"],
                 ),

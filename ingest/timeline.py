@@ -34,6 +34,7 @@ def status_document(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "client": row["client"],
         "accepted_at": timestamp(row["accepted_at"]),
         "finished_at": None if row["finished_at"] is None else timestamp(row["finished_at"]),
+        "next_attempt_at": None if row["next_attempt_at"] is None else timestamp(row["next_attempt_at"]),
         "trace_id": trace_id_of(row["traceparent"]),
         "reason": _reason(events[-1]) if events else None,
         "timeline": _steps(row, events),

@@ -2,15 +2,19 @@
 
 import asyncio
 
+from infra.background import Background
 from infra.health import Readiness
 from infra.kafka import require_topics
 from infra.lifecycle import instance_name, run_service
 from infra.patience import until_through
+from infra.positions import Positions
+from infra.progress import ProgressWatch
 from infra.record_writer import RecordWriter
 from infra.settings import Settings
 from pipeline.agent import Batches, declare_agent
 from pipeline.app import make_app
 from pipeline.dedupe import Deduplicator
+from schemas.topics import PIPELINE_GROUP, REQUESTED
 
 # Faust's own stop waits for what is under way, and for ever when Redis is away.
 FAUST_STOP_S_MAX = 8.0
@@ -25,7 +29,13 @@ async def serve(settings: Settings, readiness: Readiness, stop: asyncio.Event) -
     await until_through("kafka", writer.open, give_up=stop.is_set)
     await until_through("redis", table.open, give_up=stop.is_set)
 
-    deduplicator = Deduplicator(table, writer, readiness, hash_key=settings.recipient_hash_key.encode())
+    deduplicator = Deduplicator(
+        table,
+        writer,
+        readiness,
+        hash_key=settings.recipient_hash_key.encode(),
+        dead_letter_ratio_max=settings.dead_letter_ratio_max,
+    )
     batches = Batches(deduplicator, readiness)
     declare_agent(app, batches)
     batches.start()
@@ -33,8 +43,18 @@ async def serve(settings: Settings, readiness: Readiness, stop: asyncio.Event) -
     app.finalize()
     await app.start()
     readiness.green("start")
+    background = Background(readiness)
+    watch = ProgressWatch(
+        Positions(settings.kafka_bootstrap),
+        readiness,
+        group=PIPELINE_GROUP,
+        topic=REQUESTED,
+        assigned=lambda: {tp.partition for tp in app.consumer.assignment() if tp.topic == REQUESTED.name},
+    )
+    watch.start(background)
 
     await stop.wait()
+    await background.stop()
     # A task of its own: a cancellation from a timeout around it would be swallowed inside Faust.
     stopping = asyncio.create_task(app.stop())
     await asyncio.wait({stopping}, timeout=FAUST_STOP_S_MAX)

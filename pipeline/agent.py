@@ -50,6 +50,7 @@ class Batches:
     def start(self) -> None:
         """Begin to process."""
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._ended)
 
     async def stop(self) -> None:
         """End where it stands. What was not acknowledged comes again after the next start."""
@@ -65,6 +66,11 @@ class Batches:
         while len(self._gathered) >= GATHERED_RECORDS_MAX:
             self._drained.clear()
             await self._drained.wait()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self._readiness.red("agent", "ended; see the log")
+            log.error("batches_ended", exc_info=task.exception())
 
     async def _run(self) -> None:
         while True:

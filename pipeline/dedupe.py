@@ -8,9 +8,13 @@ Crash thinking, step by step, for a process that dies
   after `done`            they come again and are dropped (DUPLICATE): their forward is in the topic
   after the offset commit nothing comes again, nothing is left to do
 No step loses; only the last two drop.
+
+When nearly nothing can be read (see pipeline.dead_letter_limit), the batch at hand is neither claimed nor written nor
+acknowledged, and nothing behind it is read, until a person has looked and starts the process again.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,12 +23,14 @@ from typing import Protocol, TypeVar
 import orjson
 from opentelemetry.trace import Span, SpanKind
 
+from infra.failpoints import hit
 from infra.health import Readiness
 from infra.logs import get_logger
-from infra.metrics import DEDUPED, REJECTED
+from infra.metrics import DEAD_LETTERS_STOPPED, DEDUPED, REJECTED
 from infra.patience import until_through
 from infra.record_writer import Outgoing
 from infra.telemetry import messaging, start_span, trace_id_of, traceparent_of
+from pipeline.dead_letter_limit import DeadLetterLimit
 from pipeline.table import Answer, Claim
 from schemas import results, topics
 from schemas.errors import FieldError
@@ -50,6 +56,9 @@ from schemas.topics import Topic
 log = get_logger()
 
 Outcome = TypeVar("Outcome")
+
+# A step that takes longer than this waits for a server that is away.
+ANSWER_S_MAX = 5.0
 
 FORWARDED = frozenset({Answer.NEW, Answer.REPLAY, Answer.SUSPECT})
 
@@ -97,20 +106,26 @@ class Deduplicator:
 
     Args:
         hash_key: for recipient_hash in results; empty: none is made.
-        readiness: turns red while a server that is needed is away.
+        readiness: turns red while a server that is needed is away, and for good when the limit is reached.
+        dead_letter_ratio_max: the share of dead letters above which it stops.
     """
 
-    def __init__(self, table: Table, writer: Writer, readiness: Readiness, *, hash_key: bytes) -> None:
+    def __init__(
+        self, table: Table, writer: Writer, readiness: Readiness, *, hash_key: bytes, dead_letter_ratio_max: float
+    ) -> None:
         self._table = table
         self._writer = writer
         self._readiness = readiness
         self._hash_key = hash_key
+        self._limit = DeadLetterLimit(dead_letter_ratio_max)
+        DEAD_LETTERS_STOPPED.set(0)
 
     async def process(self, records: Sequence[Incoming]) -> None:
         """
         Take *records* to where they can be acknowledged: forwarded, dropped as duplicates, or dead-lettered.
 
-        Waits for as long as Redis or Kafka is away; raises nothing for it, and returns only when all is done.
+        Waits for as long as Redis or Kafka is away; raises nothing for it, and returns only when all is done. When
+        nearly nothing can be read it never returns.
         Delivery: at least once. Order: that of the records.
         """
         items: list[Item] = []
@@ -120,20 +135,45 @@ class Deduplicator:
             items += found
             if refused:
                 rejected.append((record, refused))
+            self._limit.judge(readable=len(found), dead=bool(refused))
+        if self._limit.tripped:
+            await self._stop(records, rejected)
 
         answers = await self._until_done("redis", lambda: self._table.claim([item.claim for item in items]))
+        hit("pipeline.after_claim")
         for item, answer in zip(items, answers, strict=True):
             DEDUPED.labels(answer.name.lower()).inc()
             if _is_rejected(item, answer):
                 rejected.append((_record_of(item.source, records), [_conflict(item)]))
         forwarded = [item for item, answer in zip(items, answers, strict=True) if _is_forwarded(item, answer)]
 
+        for _, rejections in rejected:
+            for rejection in rejections:
+                REJECTED.labels(rejection.code).inc()
         sending = _begin_sending(forwarded)
         await self._until_done("kafka", lambda: self._write(forwarded, _merged(rejected)))
+        hit("pipeline.after_forward")
         for span in sending:
             span.end()
         await self._until_done("redis", lambda: self._table.complete([item.claim for item in forwarded]))
+        hit("pipeline.after_done")
         _end_spans(items, answers)
+
+    async def _stop(self, records: Sequence[Incoming], rejected: list[tuple[Incoming, list[Rejection]]]) -> None:
+        """Leave everything where it is, say so, and wait until the process is ended."""
+        DEAD_LETTERS_STOPPED.set(1)
+        self._readiness.red(
+            "dead_letters", "nearly nothing can be read, so nothing is dead-lettered or read on; see the log"
+        )
+        codes = Counter(error.code for _, rejections in rejected for each in rejections for error in each.errors)
+        log.error(
+            "dead_letter_limit_reached",
+            from_here=sorted(_first_offsets(records).items()),
+            codes=dict(codes.most_common(5)),
+            remedy="see what changed, here or at the producers, and start the pipeline again; "
+            "RELEVO_DEAD_LETTER_RATIO_MAX=1 lets it dead-letter everything",
+        )
+        await asyncio.Event().wait()
 
     def _read(self, record: Incoming) -> tuple[list[Item], list[Rejection]]:
         try:
@@ -183,9 +223,16 @@ class Deduplicator:
 
     async def _until_done(self, server: str, step: Callable[[], Awaitable[Outcome]]) -> Outcome:
         """Repeat *step* until it is through. Each step may be repeated; see the crash thinking above."""
-        outcome = await until_through(
-            server, step, on_failure=lambda _error: self._readiness.red(server, "does not answer")
-        )
+
+        def red(_error: object = None) -> None:
+            self._readiness.red(server, "does not answer")
+
+        # A producer does not fail while its broker is away, it waits: that is told, too.
+        late = asyncio.get_running_loop().call_later(ANSWER_S_MAX, red)
+        try:
+            outcome = await until_through(server, step, on_failure=red)
+        finally:
+            late.cancel()
         self._readiness.green(server)
         return outcome
 
@@ -267,6 +314,13 @@ def _record_of(source: Source, records: Sequence[Incoming]) -> Incoming:
     return next(each for each in records if (each.partition, each.offset) == (source.partition, source.offset))
 
 
+def _first_offsets(records: Sequence[Incoming]) -> dict[int, int]:
+    first: dict[int, int] = {}
+    for record in records:
+        first.setdefault(record.partition, record.offset)
+    return first
+
+
 def _merged(rejected: list[tuple[Incoming, list[Rejection]]]) -> list[tuple[Incoming, list[Rejection]]]:
     """One dead letter for each record, however many of its items are bad."""
     merged: dict[tuple[int, int], tuple[Incoming, list[Rejection]]] = {}
@@ -286,7 +340,6 @@ def _dead_letter(record: Incoming, rejections: list[Rejection]) -> Outgoing:
 
 
 def _rejected(record: Incoming, rejection: Rejection, now: datetime) -> Result:
-    REJECTED.labels(rejection.code).inc()
     return results.rejection(
         rejection,
         _source(record, rejection.index),

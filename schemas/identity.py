@@ -64,7 +64,12 @@ def fingerprint(content: Content) -> bytes:
     a repeat, with another one it is a conflict. The id, the trace and the door do not count.
     """
     text = orjson.dumps(
-        [content.to, content.subject, content.body, content.html, content.reply_to, content.metadata, content.channel],
+        [
+            *(content.to, content.subject, content.body, content.html, content.reply_to),
+            *(content.metadata, content.channel),
+            # A field that came later counts only where it is used: fingerprints that were stored before stay right.
+            *(() if content.on_doubt == "hold" else (content.on_doubt,)),
+        ],
         option=orjson.OPT_SORT_KEYS,
     )
     return hashlib.blake2b(text, digest_size=FINGERPRINT_BYTES).digest()

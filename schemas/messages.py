@@ -89,6 +89,8 @@ class Content(BaseModel):
 
     to: one address; one notification has one recipient. reply_to: where an answer should go.
     html: shown instead of body by readers that can. metadata: copied into every result, never looked at.
+    on_doubt: when the mail was handed over and the answer never seen, hold leaves it in doubt; resend sends it once
+    more, with the same Message-ID: rather twice than never.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
@@ -100,6 +102,7 @@ class Content(BaseModel):
     reply_to: Address | None = None
     metadata: Metadata | None = None
     channel: Literal["email"] = "email"
+    on_doubt: Literal["hold", "resend"] = "hold"
 
 
 class ContactRequest(BaseModel):

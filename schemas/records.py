@@ -70,6 +70,8 @@ def encode_request(notification: Notification) -> dict[str, Any]:
         request["metadata"] = content.metadata
     if content.channel != "email":
         request["channel"] = content.channel
+    if content.on_doubt != "hold":
+        request["on_doubt"] = content.on_doubt
     return request
 
 
@@ -224,6 +226,7 @@ def decode_deduplicated(value: bytes, headers: Sequence[Header]) -> tuple[Notifi
             reply_to=request.get("reply_to"),
             metadata=request.get("metadata"),
             channel=request.get("channel", "email"),
+            on_doubt=request.get("on_doubt", "hold"),
         ),
         traceparent=_well_formed(header(headers, TRACEPARENT_HEADER)),
     )

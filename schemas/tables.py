@@ -31,17 +31,23 @@ class NotificationRow(SQLModel, table=True):
     source_partition, source_offset and source_index say where on notifications.requested it stands; null until
     ingest has published it. publish_after: not before this moment may a sweep publish it (again); it is the
     lease of whoever is publishing now. seq: the number of the last event. attempt: how many were begun.
-    worker: who claimed it, while state is sending.
+    worker: who claimed it, while state is sending. next_attempt_at: it waits in the ledger until then; null: a record
+    of Kafka has it. doubts: how often its answer was not seen; on_doubt says whether that may be followed by another
+    attempt.
     """
 
     __tablename__ = "notifications"
     __table_args__ = (
         sa.CheckConstraint(_one_of("state", IN_LEDGER), name="state_is_known"),
         sa.CheckConstraint(_one_of("door", ("http", "kafka")), name="door_is_known"),
+        sa.CheckConstraint(_one_of("on_doubt", ("hold", "resend")), name="on_doubt_is_known"),
         # The outbox: only rows that still wait are in it, so it is as small as the backlog.
         sa.Index("notifications_unpublished", "publish_after", postgresql_where=sa.text("published_at IS NULL")),
         # What a dead worker left behind.
         sa.Index("notifications_claimed", "worker", postgresql_where=sa.text(f"state = '{State.SENDING}'")),
+        # What waits for a later attempt, and what is not finished.
+        sa.Index("notifications_parked", "next_attempt_at", postgresql_where=sa.text("next_attempt_at IS NOT NULL")),
+        sa.Index("notifications_open", "accepted_at", postgresql_where=sa.text("finished_at IS NULL")),
         # Updated several times in a short life: leave room on the page, so that most updates touch no index.
         {"postgresql_with": {"fillfactor": "70"}},
     )
@@ -65,6 +71,9 @@ class NotificationRow(SQLModel, table=True):
     publish_after: datetime | None = Field(default=None, sa_type=_MOMENT)
     worker: UUID | None = None
     finished_at: datetime | None = Field(default=None, sa_type=_MOMENT)
+    next_attempt_at: datetime | None = Field(default=None, sa_type=_MOMENT)
+    on_doubt: str = Field(default="hold", sa_column_kwargs={"server_default": "hold"})
+    doubts: int = Field(default=0, sa_type=sa.SmallInteger, sa_column_kwargs={"server_default": "0"})
 
 
 class ContentRow(SQLModel, table=True):

@@ -7,6 +7,7 @@ from infra.health import Readiness
 from infra.kafka import require_topics, start_consumer
 from infra.lifecycle import instance_name, run_service
 from infra.patience import until_through
+from infra.positions import Positions
 from infra.postgres import open_pool
 from infra.record_writer import RecordWriter
 from infra.settings import RelayAddress, Settings
@@ -16,8 +17,10 @@ from sender.channel import Channel
 from sender.compose import Composer
 from sender.consumer import DeduplicatedConsumer
 from sender.deliver import Deliverer
+from sender.ladder import Ladder
 from sender.lease import Lease
 from sender.ledger import Ledger
+from sender.putting_back import DueAttempts, Reconciler
 from sender.results import ResultPublisher
 from sender.smtp import Relay
 
@@ -57,7 +60,7 @@ async def serve(settings: Settings, readiness: Readiness, stop: asyncio.Event) -
         publisher=publisher,
         channel=channel,
         composer=composer,
-        retry_wait_s=settings.retry_wait_s,
+        ladder=Ladder(settings.retry_wait_s, settings.retry_ladder_s, settings.retry_within_s),
     )
     kafka = await until_through(
         "kafka",
@@ -74,6 +77,8 @@ async def serve(settings: Settings, readiness: Readiness, stop: asyncio.Event) -
         in_flight_max=settings.in_flight_max,
         hash_key=settings.recipient_hash_key.encode(),
     )
+    DueAttempts(ledger, writer, background)
+    Reconciler(ledger, writer, Positions(settings.kafka_bootstrap), background)
     readiness.green("start")
     readiness.red("assignment", "no partition assigned yet")
 

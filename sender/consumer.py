@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError
 from opentelemetry.trace import SpanKind
 
 from infra.background import Background
+from infra.failpoints import hit
 from infra.health import Readiness
 from infra.logs import get_logger
 from infra.metrics import IN_FLIGHT
@@ -178,6 +179,7 @@ class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # 
         if not readable:
             return
         standings = await until_through("enrol", lambda: self._ledger.enrol([each for _, each in readable]))
+        hit("sender.after_enrol")
         for record, enrolment in readable:
             standing = standings[enrolment.notification.id]
             if standing.fingerprint != enrolment.fingerprint:
@@ -268,6 +270,7 @@ class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # 
         offsets = {tp: offset for tp, offset in offsets.items() if tp in assigned}
         if not offsets:
             return
+        hit("sender.before_commit")
         try:
             await self._consumer.commit(offsets)
         except KafkaError as error:

@@ -10,34 +10,35 @@ Crash thinking, for a process that dies
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol
 from uuid import UUID
 
 import tenacity
 from opentelemetry.trace import SpanKind
 
+from infra.failpoints import hit
 from infra.logs import get_logger
 from infra.metrics import ATTEMPTS, END_TO_END_SECONDS, OUTCOMES
 from infra.patience import until_through
 from infra.telemetry import fail_span, start_span
 from schemas.messages import Reason
 from schemas.states import TERMINAL, State
-from sender.channel import Channel
+from sender.channel import STOPS, Channel
 from sender.compose import Composer, needs_smtputf8
+from sender.ladder import Again, Ladder, named_delay_s
 from sender.ledger import Enrolment, Outcome, Standing, Unpublished
 from sender.replies import Judgement, Verdict
 from sender.smtp import Mail
 
 log = get_logger()
 
-# The first try and three retries.
-ATTEMPTS_MAX = 4
-RETRY_JITTER = 0.1  # of the wait, both ways: a relay that comes back is not hit by all at once
+RETRY_JITTER = 0.1  # of the wait, both ways
 
 # How often to look whether another worker has settled what it had claimed.
 SETTLED_POLL_S = 1.0
@@ -86,7 +87,11 @@ class Delivery:
 
 
 class _StillTransientError(Exception):
-    """The attempt failed for a passing reason, the ledger knows, and another one is due after a wait."""
+    """The attempt failed for a passing reason, the ledger knows, and another one is due after wait_s seconds."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(f"again after {wait_s:g} s")
+        self.wait_s = wait_s
 
 
 class Deliverer:
@@ -94,7 +99,7 @@ class Deliverer:
     Delivers notifications, any number at the same time.
 
     Args:
-        retry_wait_s: between the tries of a burst.
+        ladder: when a passing failure is followed by another attempt.
     """
 
     def __init__(
@@ -106,7 +111,7 @@ class Deliverer:
         publisher: PublisherPort,
         channel: Channel,
         composer: Composer,
-        retry_wait_s: float,
+        ladder: Ladder,
     ) -> None:
         self._relay = relay
         self._ledger = ledger
@@ -114,15 +119,15 @@ class Deliverer:
         self._publisher = publisher
         self._channel = channel
         self._composer = composer
-        self._retry_wait_s = retry_wait_s
+        self._ladder = ladder
         self._in_hand: dict[UUID, asyncio.Event] = {}
 
     async def deliver(self, delivery: Delivery) -> None:
         """
-        Bring *delivery* to a terminal state, or find it in one.
+        Bring *delivery* to a terminal state, or to where it waits in the ledger for a later attempt.
 
-        Returns only when the ledger has a terminal state and, if it was reached here, the results topic has its
-        event. Waits out every outage; a cancellation outside the critical part leaves nothing half done.
+        Returns only when the ledger says so and, if that was done here, the results topic has the event. Waits out
+        every outage; a cancellation outside the critical part leaves nothing half done.
         """
         notification_id = delivery.enrolment.notification.id
         # A copy of the same notification, or one that was revoked from us and came back: one at a time.
@@ -131,7 +136,7 @@ class Deliverer:
             await self._look_up(delivery)
         done = self._in_hand[notification_id] = asyncio.Event()
         try:
-            while not delivery.standing.terminal:
+            while not delivery.standing.terminal and not delivery.standing.parked:
                 if delivery.standing.state is State.SENDING or not await self._burst(delivery):
                     # Somebody else has it. Acknowledging now would strand it if they are dead.
                     await asyncio.sleep(SETTLED_POLL_S)
@@ -144,19 +149,13 @@ class Deliverer:
         """Try until a terminal state. False: an attempt was not ours to make."""
         attempts = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(_StillTransientError),
-            # Attempts made before a restart count: the ledger knows them.
-            stop=tenacity.stop_after_attempt(ATTEMPTS_MAX - delivery.standing.attempt),
-            wait=self._wait,
+            # How many there are is the ladder's to say, and it counts those before a restart: the ledger knows them.
+            stop=tenacity.stop_never,
+            wait=_named_wait,
             reraise=True,
         )
         won: bool = await attempts(self._attempt, delivery)
         return won
-
-    def _wait(self, state: tenacity.RetryCallState) -> float:
-        wait = tenacity.wait_fixed(self._retry_wait_s * (1 - RETRY_JITTER)) + tenacity.wait_random(
-            0, 2 * RETRY_JITTER * self._retry_wait_s
-        )
-        return wait(state)
 
     async def _attempt(self, delivery: Delivery) -> bool:
         number = delivery.standing.attempt + 1
@@ -168,23 +167,70 @@ class Deliverer:
                 attempt_ms = round((time.monotonic() - begun) * 1000)
             if judgement is None:
                 return False
-            if judgement.verdict is not Verdict.CONFIGURATION:
+            if judgement.verdict not in STOPS:
                 break
             # Not its fault: the attempt does not count, and is made again when the channel is open.
             assert not delivery.critical, "a claimed attempt ends in an outcome of its own"
             self._channel.stop(judgement)
-        outcome = _outcome(delivery, number, judgement, attempt_ms)
+        outcome, again = self._outcome(delivery, number, judgement, attempt_ms)
+        hit("sender.after_250")
         seq = await until_through("outcome", lambda: self._ledger.record(outcome))
         delivery.critical = False
         if seq is None:
             # Our lease ran out under way and others ended it in doubt; what the ledger says stands.
             log.error("outcome_too_late", notification_id=str(outcome.id), state=outcome.state)
             return False
+        hit("sender.after_outcome")
         await self._tell(delivery, outcome, seq)
-        delivery.standing = replace(delivery.standing, state=outcome.state, attempt=number)
-        if outcome.state is State.RETRYING:
-            raise _StillTransientError
+        hit("sender.after_result")
+        delivery.standing = replace(
+            delivery.standing,
+            state=outcome.state,
+            attempt=number,
+            parked=again is not None and again.parked,
+            doubts=delivery.standing.doubts + outcome.doubt,
+        )
+        if again is not None and not again.parked:
+            raise _StillTransientError(again.wait_s)
         return True
+
+    def _outcome(
+        self, delivery: Delivery, number: int, judgement: Judgement, attempt_ms: int
+    ) -> tuple[Outcome, Again | None]:
+        now = datetime.now(UTC)
+        state, again = self._next(delivery, number, judgement, now)
+        parked_until = now + timedelta(seconds=_jittered(again.wait_s)) if again and again.parked else None
+        outcome = Outcome(
+            id=delivery.enrolment.notification.id,
+            attempt=number,
+            claimed=delivery.critical,
+            state=state,
+            reason=Reason(_KINDS[judgement.verdict], judgement.code, judgement.smtp),
+            attempt_ms=attempt_ms,
+            occurred_at=now,
+            next_attempt_at=parked_until,
+            doubt=judgement.verdict is Verdict.IN_DOUBT,
+        )
+        return outcome, again
+
+    def _next(self, delivery: Delivery, number: int, judgement: Judgement, now: datetime) -> tuple[State, Again | None]:
+        again: Again | None = None
+        if judgement.verdict is Verdict.TRANSIENT:
+            again = self._ladder.after(
+                number,
+                accepted_at=delivery.standing.accepted_at,
+                now=now,
+                named_s=named_delay_s(judgement.smtp),
+            )
+            return (State.RETRYING if again else State.FAILED), again
+        if judgement.verdict is Verdict.IN_DOUBT and self._is_resent(delivery):
+            # Through the ledger, so that it survives us; the same Message-ID lets the receiver see that it is a copy.
+            again = Again(self._ladder.burst_wait_s, parked=True)
+            return State.RETRYING, again
+        return _STATES[judgement.verdict], None
+
+    def _is_resent(self, delivery: Delivery) -> bool:
+        return delivery.enrolment.notification.content.on_doubt == "resend" and delivery.standing.doubts == 0
 
     async def _offer(self, delivery: Delivery, number: int) -> Judgement | None:
         notification = delivery.enrolment.notification
@@ -196,6 +242,7 @@ class Deliverer:
         )
 
         async def claim() -> bool:
+            hit("sender.after_rcpt")
             # From here on a cancellation must wait: the claim may be written although its answer never comes.
             delivery.critical = True
             won = self._lease.holds and await until_through(
@@ -206,6 +253,7 @@ class Deliverer:
                 log.error("lease_lost_before_data", notification_id=str(notification.id))
                 won = False
             delivery.critical = won
+            hit("sender.after_claim")
             return won
 
         try:
@@ -276,17 +324,12 @@ _KINDS: dict[Verdict, Literal["accepted", "permanent", "unknown", "transient"]] 
 }
 
 
-def _outcome(delivery: Delivery, number: int, judgement: Judgement, attempt_ms: int) -> Outcome:
-    if judgement.verdict is Verdict.TRANSIENT:
-        state = State.RETRYING if number < ATTEMPTS_MAX else State.FAILED
-    else:
-        state = _STATES[judgement.verdict]
-    return Outcome(
-        id=delivery.enrolment.notification.id,
-        attempt=number,
-        claimed=delivery.critical,
-        state=state,
-        reason=Reason(_KINDS[judgement.verdict], judgement.code, judgement.smtp),
-        attempt_ms=attempt_ms,
-        occurred_at=datetime.now(UTC),
-    )
+def _named_wait(state: tenacity.RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    assert isinstance(error, _StillTransientError), "nothing else is retried"
+    return _jittered(error.wait_s)
+
+
+def _jittered(wait_s: float) -> float:
+    """Return *wait_s* +- RETRY_JITTER: a relay that comes back is not hit by all at once."""
+    return wait_s * random.uniform(1 - RETRY_JITTER, 1 + RETRY_JITTER)

@@ -16,7 +16,7 @@ import asyncpg
 from infra.batching import Batcher
 from infra.postgres import TRANSIENT
 from schemas.errors import TransientError
-from schemas.messages import Notification, Reason, Source
+from schemas.messages import Content, Notification, Reason, Source
 from schemas.states import TERMINAL, State, states_before
 
 ENROL_ROWS_MAX = 500
@@ -41,12 +41,16 @@ class Standing:
     Where the ledger says an id stands.
 
     attempt: how many were begun. accepted_at: as first recorded, which for the HTTP door is before Kafka saw it.
+    parked: it waits in the ledger for a later attempt, and whoever has a record of it has nothing to do.
+    doubts: how often an answer was not seen.
     """
 
     state: State
     attempt: int
     fingerprint: bytes
     accepted_at: datetime
+    parked: bool = False
+    doubts: int = 0
 
     @property
     def terminal(self) -> bool:
@@ -60,7 +64,8 @@ class Outcome:
     What came of attempt number *attempt* of one notification.
 
     claimed: whether the attempt had been claimed. One that failed before (a refused recipient, say) had not.
-    attempt_ms: how long the attempt took.
+    attempt_ms: how long the attempt took. next_attempt_at: park it until then; None: it is finished, or stays in hand.
+    doubt: the answer was not seen.
     """
 
     id: UUID
@@ -70,6 +75,17 @@ class Outcome:
     reason: Reason
     attempt_ms: int
     occurred_at: datetime
+    next_attempt_at: datetime | None = None
+    doubt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A notification that somebody must put back on notifications.deduplicated."""
+
+    notification: Notification
+    source: Source
+    accepted_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,37 +114,43 @@ _ENROL = """
 WITH given AS (
     SELECT * FROM unnest(
         $1::uuid[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::jsonb[], $7::text[], $8::int[], $9::bigint[],
-        $10::smallint[], $11::timestamptz[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[]
+        $10::smallint[], $11::timestamptz[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
+        $17::text[]
     ) AS given (id, fingerprint, door, channel, recipient_hash, metadata, traceparent, source_partition,
-        source_offset, source_index, accepted_at, recipient, subject, body, html, reply_to)
+        source_offset, source_index, accepted_at, recipient, subject, body, html, reply_to, on_doubt)
 ), new AS (
     INSERT INTO notifications (id, fingerprint, door, channel, recipient_hash, metadata, traceparent,
-        source_partition, source_offset, source_index, accepted_at, published_at)
+        source_partition, source_offset, source_index, accepted_at, published_at, on_doubt)
     SELECT id, fingerprint, door, channel, recipient_hash, metadata, traceparent,
-        source_partition, source_offset, source_index, accepted_at, accepted_at
+        source_partition, source_offset, source_index, accepted_at, now(), on_doubt
     FROM given
     ON CONFLICT (id) DO NOTHING
-    RETURNING id, state, attempt, fingerprint, accepted_at, worker
+    RETURNING id, state, attempt, fingerprint, accepted_at, worker, false AS parked, doubts
 ), content AS (
     INSERT INTO contents (notification_id, recipient, subject, body, html, reply_to)
     SELECT given.id, recipient, subject, body, html, reply_to
     FROM given JOIN new ON new.id = given.id AND new.fingerprint = given.fingerprint
     ON CONFLICT (notification_id) DO NOTHING
 )
-SELECT id, state, attempt, fingerprint, accepted_at, worker FROM new
+SELECT * FROM new
 UNION ALL
-SELECT id, state, attempt, fingerprint, accepted_at, worker FROM notifications WHERE id = ANY ($1::uuid[])
+SELECT id, state, attempt, fingerprint, accepted_at, worker, coalesce(next_attempt_at > now(), false), doubts
+FROM notifications WHERE id = ANY ($1::uuid[])
 """
 
-_STANDING = "SELECT id, state, attempt, fingerprint, accepted_at, worker FROM notifications WHERE id = $1"
+_STANDING = """
+SELECT id, state, attempt, fingerprint, accepted_at, worker, coalesce(next_attempt_at > now(), false) AS parked, doubts
+FROM notifications WHERE id = $1
+"""
 
 # The last line lets a claim find itself: its answer may have been lost on the way, and then nothing was sent for it.
 _CLAIM = f"""
 UPDATE notifications AS n
-SET state = '{State.SENDING}', attempt = given.attempt, worker = $3
+SET state = '{State.SENDING}', attempt = given.attempt, worker = $3, next_attempt_at = NULL
 FROM unnest($1::uuid[], $2::smallint[]) AS given (id, attempt)
 WHERE n.id = given.id
   AND EXISTS (SELECT FROM workers WHERE workers.id = $3 AND lease_until > now())
+  AND (n.next_attempt_at IS NULL OR n.next_attempt_at <= now())
   AND (n.attempt = given.attempt - 1 AND n.state IN ({_sql_states(states_before(State.SENDING))})
     OR n.attempt = given.attempt AND n.state = '{State.SENDING}' AND n.worker = $3)
 RETURNING n.id
@@ -140,11 +162,15 @@ _OUTCOME = f"""
 WITH given AS (
     SELECT * FROM unnest(
         $1::uuid[], $2::smallint[], $3::bool[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[],
-        $9::timestamptz[]
-    ) AS given (id, attempt, claimed, state, reason_class, reason_code, smtp, attempt_ms, occurred_at)
+        $9::timestamptz[], $12::timestamptz[], $13::bool[]
+    ) AS given (id, attempt, claimed, state, reason_class, reason_code, smtp, attempt_ms, occurred_at,
+        next_attempt_at, doubt)
 ), moved AS (
     UPDATE notifications AS n
     SET state = given.state, attempt = given.attempt, seq = n.seq + 1, worker = NULL,
+        next_attempt_at = given.next_attempt_at, doubts = n.doubts + given.doubt::int,
+        -- Whoever had put it back is done; a row that still stands in the outbox keeps its turn there.
+        publish_after = CASE WHEN n.published_at IS NULL THEN n.publish_after END,
         finished_at = CASE WHEN given.state IN ({_sql_states(sorted(TERMINAL))}) THEN given.occurred_at END
     FROM given
     WHERE n.id = given.id
@@ -191,16 +217,57 @@ WITH gone AS (
     SELECT id, name FROM workers WHERE lease_until < now() - make_interval(secs => $1)
 ), moved AS (
     UPDATE notifications AS n
-    SET state = '{State.IN_DOUBT}', seq = n.seq + 1, worker = NULL, finished_at = now()
+    SET seq = n.seq + 1, worker = NULL, doubts = n.doubts + 1,
+        -- Rather twice than never: once more, if its request said so and that was not done before.
+        state = CASE WHEN n.on_doubt = 'resend' AND n.doubts = 0 THEN '{State.RETRYING}' ELSE '{State.IN_DOUBT}' END,
+        next_attempt_at = CASE WHEN n.on_doubt = 'resend' AND n.doubts = 0 THEN now() END,
+        finished_at = CASE WHEN n.on_doubt = 'resend' AND n.doubts = 0 THEN NULL ELSE now() END
     FROM gone
     WHERE n.state = '{State.SENDING}' AND n.worker = gone.id
-    RETURNING n.id, n.seq, n.attempt, gone.name
+    RETURNING n.id, n.seq, n.attempt, n.state, gone.name
 ), swept AS (
     DELETE FROM workers WHERE lease_until < now() - interval '1 day'
 )
 INSERT INTO events (notification_id, seq, status, attempt, worker, reason_class, reason_code, occurred_at)
-SELECT id, seq, '{State.IN_DOUBT}', attempt, name, 'unknown', 'worker_lost', now() FROM moved
+SELECT id, seq, state, attempt, name, 'unknown', 'worker_lost', now() FROM moved
 RETURNING notification_id
+"""
+
+_CONTENT = """
+SELECT taken.*, recipient, subject, body, html, reply_to
+FROM taken JOIN contents ON contents.notification_id = taken.id
+"""
+
+_TAKEN = (
+    "id, door, channel, metadata, traceparent, source_partition, source_offset, source_index, accepted_at, on_doubt"
+)
+
+# publish_after is the lease of whoever puts them back: should that process die, they are free again when it ends.
+_DUE = f"""
+WITH due AS MATERIALIZED (
+    SELECT id FROM notifications
+    WHERE next_attempt_at <= now() AND state = '{State.RETRYING}' AND (publish_after IS NULL OR publish_after <= now())
+    ORDER BY next_attempt_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
+), taken AS (
+    UPDATE notifications AS n SET publish_after = now() + make_interval(secs => $2)
+    FROM due WHERE n.id = due.id RETURNING n.{_TAKEN.replace(", ", ", n.")}
+)
+{_CONTENT}
+"""
+
+# $3: everything that Kafka had before this moment has been worked through. What is still open from then, and neither
+# parked nor claimed, is in nobody's hand.
+_FORGOTTEN = f"""
+WITH forgotten AS MATERIALIZED (
+    SELECT id FROM notifications
+    WHERE finished_at IS NULL AND published_at < $3 AND accepted_at < $3
+      AND next_attempt_at IS NULL AND state IN ({_UNCLAIMED}) AND (publish_after IS NULL OR publish_after <= now())
+    ORDER BY accepted_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
+), taken AS (
+    UPDATE notifications AS n SET publish_after = now() + make_interval(secs => $2)
+    FROM forgotten WHERE n.id = forgotten.id RETURNING n.{_TAKEN.replace(", ", ", n.")}
+)
+{_CONTENT}
 """
 
 
@@ -253,6 +320,7 @@ class Ledger:
             [content.body for content in contents],
             [content.html for content in contents],
             [content.reply_to for content in contents],
+            [content.on_doubt for content in contents],
         )
         standings = {row["id"]: self._standing(row) for row in rows}
         # Inserted by somebody else between our snapshot and our insert: in neither half of the union.
@@ -312,6 +380,19 @@ class Ledger:
         """
         return len(await self._fetch(_ABANDONED, grace_s))
 
+    async def take_due(self, *, rows_max: int, lease_s: float) -> list[Waiting]:
+        """Take up to *rows_max* whose later attempt is due; for *lease_s* seconds nobody else gets them."""
+        return [_waiting(row) for row in await self._fetch(_DUE, rows_max, lease_s)]
+
+    async def take_forgotten(self, *, before: datetime, rows_max: int, lease_s: float) -> list[Waiting]:
+        """
+        Take up to *rows_max* that were in Kafka before *before* and are in nobody's hand.
+
+        Args:
+            before: a moment up to which Kafka's records have provably been worked through.
+        """
+        return [_waiting(row) for row in await self._fetch(_FORGOTTEN, rows_max, lease_s, before)]
+
     async def _write_claims(self, claims: list[tuple[UUID, int]]) -> list[bool]:
         rows = await self._fetch(_CLAIM, [each for each, _ in claims], [attempt for _, attempt in claims], self._worker)
         won = {row["id"] for row in rows}
@@ -331,6 +412,8 @@ class Ledger:
             [each.occurred_at for each in outcomes],
             self._worker,
             self._worker_name,
+            [each.next_attempt_at for each in outcomes],
+            [each.doubt for each in outcomes],
         )
         seqs: dict[UUID, int] = {row["notification_id"]: row["seq"] for row in rows}
         for each in outcomes:
@@ -347,13 +430,30 @@ class Ledger:
             # Who asks is not between claim and outcome. So this is a claim of ours that was never used: its answer
             # came too late, or our lease had become uncertain. The attempt is still to be made.
             state, attempt = State.RETRYING, attempt - 1
-        return Standing(state, attempt, row["fingerprint"], row["accepted_at"])
+        return Standing(
+            state, attempt, row["fingerprint"], row["accepted_at"], parked=row["parked"], doubts=row["doubts"]
+        )
 
     async def _fetch(self, sql: str, *arguments: object) -> list[asyncpg.Record]:
         try:
             return await self._pool.fetch(sql, *arguments)
         except TRANSIENT as error:
             raise TransientError(f"Postgres: {type(error).__name__}") from error
+
+
+def _waiting(row: asyncpg.Record) -> Waiting:
+    content = Content.model_construct(
+        to=row["recipient"],
+        subject=row["subject"],
+        body=row["body"],
+        html=row["html"],
+        reply_to=row["reply_to"],
+        metadata=row["metadata"],
+        channel=row["channel"],
+        on_doubt=row["on_doubt"],
+    )
+    source = Source(row["door"], row["source_partition"], row["source_offset"], row["source_index"])
+    return Waiting(Notification(row["id"], content, row["traceparent"]), source, row["accepted_at"])
 
 
 def _unpublished(row: asyncpg.Record) -> Unpublished:

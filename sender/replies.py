@@ -1,7 +1,7 @@
 """
 What a relay's reply, or its silence, means for one notification. Pure: one table, no I/O.
 
-Five verdicts, and every sign of the relay leads to exactly one. Where the enhanced status code (RFC 3463) and the
+Six verdicts, and every sign of the relay leads to exactly one. Where the enhanced status code (RFC 3463) and the
 basic one disagree, the enhanced one counts: it is the more exact.
 """
 
@@ -18,6 +18,7 @@ class Verdict(StrEnum):
 
     ACCEPTED = "accepted"  # the relay took responsibility
     TRANSIENT = "transient"  # refused for a passing reason, or never got to hear it: try again
+    UNREACHABLE = "unreachable"  # the relay never heard of this notification: wait for it, no attempt was made
     PERMANENT = "permanent"  # refused for good: never try again
     CONFIGURATION = "configuration"  # not this notification's fault: stop the channel, a person must act
     IN_DOUBT = "in_doubt"  # handed over, and no answer was seen: never try again by ourselves
@@ -79,7 +80,8 @@ _ENHANCED_DETAIL: dict[str, Verdict] = {
 _SUBJECT_OF_MESSAGE = "6"  # 5.6.x: the content; 3.4 is its size
 _SIZE = "3.4"
 
-# Before a connection says anything else, every refusal for good is about us: no notification was even named.
+# Before a transaction begins, everything is about us or the relay: no notification was even named. A refusal for good
+# needs a person, one for now needs patience, and neither is an attempt.
 _ABOUT_US = frozenset({Phase.CONNECT, Phase.TLS, Phase.AUTH})
 
 
@@ -98,14 +100,14 @@ def judge_reply(phase: Phase, code: int, text: str) -> Judgement:
 
 def _verdict(phase: Phase, code: int, text: str) -> Verdict:
     if code == 421:  # RFC 5321 3.8: it closes the connection, whatever it was asked; also after the dot: not taken
-        return Verdict.TRANSIENT
+        return _passing(phase)
     if 200 <= code < 300:
         return Verdict.ACCEPTED
     enhanced = _ENHANCED.match(text)
     first_digit = enhanced.group(1) if enhanced else str(code)[0]
     detail = f"{enhanced.group(2)}.{enhanced.group(3)}" if enhanced else ""
     if first_digit == "4":
-        return Verdict.TRANSIENT
+        return _passing(phase)
     if detail in _ENHANCED_DETAIL:
         return _ENHANCED_DETAIL[detail]
     if phase is Phase.MAIL and (detail == _SIZE or detail.startswith(f"{_SUBJECT_OF_MESSAGE}.") or code == 552):
@@ -117,6 +119,10 @@ def _verdict(phase: Phase, code: int, text: str) -> Verdict:
     if not enhanced and _RATE_LIMITED.search(text):
         return Verdict.TRANSIENT
     return Verdict.PERMANENT
+
+
+def _passing(phase: Phase) -> Verdict:
+    return Verdict.UNREACHABLE if phase in _ABOUT_US else Verdict.TRANSIENT
 
 
 def judge_silence(phase: Phase, code: str) -> Judgement:
@@ -133,7 +139,7 @@ def judge_silence(phase: Phase, code: str) -> Judgement:
     # A certificate that does not fit, or a relay that offers no STARTTLS: never fall back to clear text.
     if phase is Phase.TLS and code == "tls_failure":
         return Judgement(Verdict.CONFIGURATION, code)
-    return Judgement(Verdict.TRANSIENT, code)
+    return Judgement(_passing(phase), code)
 
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import aiosmtplib
 from aiosmtplib.protocol import PERIOD_REGEX, normalize_message_line_endings
 
+from infra.failpoints import hit
 from infra.settings import RelayAddress, SmtpMode
 from sender.replies import Judgement, Phase, Verdict, judge_reply, judge_silence
 
@@ -233,6 +234,7 @@ async def _send_message(client: aiosmtplib.SMTP, message: bytes) -> aiosmtplib.S
     # RFC 5321 4.5.2 (transparency); only CRLF ends a line, so that no lone CR or LF can smuggle in a dot of its own.
     stuffed = PERIOD_REGEX.sub(b"..", normalize_message_line_endings(message))
     protocol.write(stuffed + b".\r\n")
+    hit("sender.after_dot")
     try:
         return await protocol.read_response(timeout=DOT_S_MAX)
     except BaseException:

@@ -103,6 +103,9 @@ class FakeLedger:
                 "attempt": 0,
                 "seq": 1,
                 "worker": None,
+                "parked": False,
+                "doubts": 0,
+                "on_doubt": each.notification.content.on_doubt,
                 "fingerprint": each.fingerprint,
                 "accepted_at": each.accepted_at,
             }
@@ -118,7 +121,7 @@ class FakeLedger:
         row = self.rows[notification_id]
         fresh = row["attempt"] == attempt - 1 and row["state"] in states_before(State.SENDING)
         mine = row["attempt"] == attempt and row["state"] is State.SENDING and row["worker"] == self.worker
-        if self.worker not in self.leases or not (fresh or mine):
+        if self.worker not in self.leases or row["parked"] or not (fresh or mine):
             return False
         row.update(state=State.SENDING, attempt=attempt, worker=self.worker)
         return True
@@ -133,7 +136,14 @@ class FakeLedger:
             and row["state"] in {State.QUEUED, State.RETRYING}
         )
         if claimed or unclaimed:
-            row.update(state=outcome.state, attempt=outcome.attempt, seq=row["seq"] + 1, worker=None)
+            row.update(
+                state=outcome.state,
+                attempt=outcome.attempt,
+                seq=row["seq"] + 1,
+                worker=None,
+                parked=outcome.next_attempt_at is not None,
+                doubts=row["doubts"] + outcome.doubt,
+            )
             event = {"id": outcome.id, "seq": row["seq"], "status": outcome.state, "attempt": outcome.attempt}
             self.events.append(event | {"published": False})
         for event in self.events:
@@ -145,15 +155,32 @@ class FakeLedger:
         given_up = 0
         for notification_id, row in self.rows.items():
             if row["state"] is State.SENDING and row["worker"] not in self.leases:
-                row.update(state=State.IN_DOUBT, seq=row["seq"] + 1, worker=None)
-                event = {"id": notification_id, "seq": row["seq"], "status": State.IN_DOUBT, "attempt": row["attempt"]}
+                again = row["on_doubt"] == "resend" and row["doubts"] == 0
+                state = State.RETRYING if again else State.IN_DOUBT
+                row.update(state=state, seq=row["seq"] + 1, worker=None, parked=again, doubts=row["doubts"] + 1)
+                event = {"id": notification_id, "seq": row["seq"], "status": state, "attempt": row["attempt"]}
                 self.events.append(event | {"published": False})
                 given_up += 1
         return given_up
 
+    async def take_due(self, *, rows_max=500, lease_s=30.0):
+        """As if all that is parked were due."""
+        self._answer_or_not()
+        due = [each for each, row in self.rows.items() if row["parked"] and row["state"] is State.RETRYING][:rows_max]
+        for each in due:
+            self.rows[each]["parked"] = False
+        return due
+
     def _standing(self, notification_id):
         row = self.rows[notification_id]
-        standing = Standing(row["state"], row["attempt"], row["fingerprint"], row["accepted_at"])
+        standing = Standing(
+            row["state"],
+            row["attempt"],
+            row["fingerprint"],
+            row["accepted_at"],
+            parked=row["parked"],
+            doubts=row["doubts"],
+        )
         if row["state"] is State.SENDING and row["worker"] == self.worker:
             return replace(standing, state=State.RETRYING, attempt=row["attempt"] - 1)
         return standing
@@ -200,6 +227,7 @@ class FakeRelay:
 
 
 ACCEPTED = Judgement(Verdict.ACCEPTED, "smtp_250", "250 2.0.0 OK", 250)
+UNREACHABLE = Judgement(Verdict.UNREACHABLE, "connection_refused")
 TRANSIENT = Judgement(Verdict.TRANSIENT, "smtp_451", "451 4.7.1 later", 451)
 PERMANENT = Judgement(Verdict.PERMANENT, "smtp_550", "550 5.1.1 no such user", 550)
 IN_DOUBT = Judgement(Verdict.IN_DOUBT, "connection_lost")

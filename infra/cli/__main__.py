@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "down": ("infra.cli.stack", "End the local stack; the data stays."),
     "status": ("infra.cli.stack", "Show what of the local stack runs, and whether each part answers."),
     "doctor": ("infra.cli.doctor", "Find what is wrong, and say what to do."),
+    "audit": ("infra.cli.audit", "Count: what was accepted is finished or in flight."),
     "send": ("infra.cli.send", "Send one notification."),
     "tail": ("infra.cli.tail", "Follow the outcomes, or another topic."),
     "topics": ("infra.cli.topics", "Kafka's topics: apply."),

@@ -82,7 +82,6 @@ def _of_stack(home: Home) -> tuple[Mapping[str, Any], dict[str, str]]:
     try:
         if not home.stack_file.exists():
             return {}, {}
-        # Not at the top: it needs a package that only those who run a local stack have.
         from infra.stack.state import read_state  # noqa: PLC0415 -- needs psutil, which only a local stack has
 
         stack, wanted = read_state(home), Wanted.load(home)

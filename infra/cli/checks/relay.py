@@ -72,11 +72,11 @@ def judge_failure(where: str, error: Exception, remedy: str) -> Finding:
         case ssl.SSLCertVerificationError():
             return problem(
                 "relay",
-                f"the certificate of {where} is not trusted: {cause.verify_message}",
+                f"the certificate of {where} is not trusted: {getattr(cause, 'verify_message', cause)}",
                 "Correct the host name, or let RELEVO_SMTP_CA_FILE name the authority that signed it.",
             )
         case ssl.SSLError():
-            detail = f"{where} speaks no TLS that we understand: {cause.reason or cause}"
+            detail = f"{where} speaks no TLS that we understand: {getattr(cause, 'reason', cause)}"
             return problem(
                 "relay", detail, "smtps:// is for port 465; on other ports use smtp://...?starttls=required."
             )

@@ -19,7 +19,6 @@ def check_services(place: Place, report: Report) -> None:
     if not place.stack.get("processes"):
         report(judge_door(place.door_url, ask_ready(place.door_url)))
         return
-    # Not at the top: it needs a package that only those who run a local stack have.
     from infra.cli.checks.processes import look_at_processes  # noqa: PLC0415 -- needs psutil, which only a local stack has
 
     for finding in look_at_processes(place, used=bool(place.from_stack & _SERVERS)):

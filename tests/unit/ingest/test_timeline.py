@@ -26,6 +26,7 @@ def row(**changes):
         "accepted_at": BEGIN,
         "published_at": None,
         "finished_at": None,
+        "next_attempt_at": None,
         "source_partition": None,
         "source_offset": None,
         "source_index": None,

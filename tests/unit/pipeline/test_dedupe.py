@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from infra import patience
+from infra import metrics, patience
 from infra.health import Readiness
 from pipeline.dedupe import Deduplicator, Incoming
 from schemas.identity import result_event_id
@@ -24,7 +24,9 @@ def quick(monkeypatch):
 class Bench:
     def __init__(self):
         self.table, self.writer, self.readiness = FakeTable(), FakeWriter(), Readiness()
-        self.deduplicator = Deduplicator(self.table, self.writer, self.readiness, hash_key=b"k")
+        self.deduplicator = Deduplicator(
+            self.table, self.writer, self.readiness, hash_key=b"k", dead_letter_ratio_max=0.95
+        )
         self.offset = 900
 
     def record(self, value, **given):
@@ -198,3 +200,41 @@ async def test_results_hold_no_address_subject_or_body():
     await bench.process(request(to="canary.address@example.org", subject="canary-subject", body="canary-body"))
     told = b"".join(each.value for each in bench.writer.on(RESULTS))
     assert b"canary" not in told
+
+
+async def test_when_nearly_nothing_can_be_read_nothing_more_is_claimed_written_or_returned():
+    bench = Bench()
+    for _ in range(7):
+        await bench.process(*[b"not json"] * 200)
+    assert len(bench.writer.on(DEAD_LETTERS)) == 1400
+    written = len(bench.writer.written)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(bench.process(*[b"not json"] * 199, request()), 0.05)
+    assert len(bench.writer.written) == written
+    assert bench.table.entries == {}
+    assert "dead_letters" in bench.readiness.reasons
+    assert metrics.DEAD_LETTERS_STOPPED._value.get() == 1
+    # A restart begins with a fresh window.
+    again = Bench()
+    assert metrics.DEAD_LETTERS_STOPPED._value.get() == 0
+    await again.process(*[b"not json"] * 199, request())
+    assert len(again.writer.on(DEAD_LETTERS)) == 199
+
+
+async def test_conflicts_do_not_stop_it():
+    bench = Bench()
+    given = request()
+    await bench.process(given)
+    for n in range(10):
+        await bench.process(*[given | {"subject": f"other {n}"}] * 200)
+    assert len(bench.writer.on(DEAD_LETTERS)) == 2000
+    assert bench.readiness.reasons == {}
+
+
+async def test_a_rejection_is_counted_once_however_often_kafka_is_asked():
+    bench = Bench()
+    count = metrics.REJECTED.labels("invalid_json")._value
+    before = count.get()
+    bench.writer.away = 3
+    await bench.process(b"{")
+    assert count.get() == before + 1

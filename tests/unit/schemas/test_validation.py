@@ -32,7 +32,8 @@ def content_errors(accepts=None, **changes):
 
 def test_a_request_needs_only_three_fields():
     content = read_content(GOOD, accepts=frozenset())
-    assert content.model_dump() == GOOD | {"html": None, "reply_to": None, "metadata": None, "channel": "email"}
+    defaults = {"html": None, "reply_to": None, "metadata": None, "channel": "email", "on_doubt": "hold"}
+    assert content.model_dump() == GOOD | defaults
 
 
 def test_all_errors_come_at_once():

@@ -1,6 +1,8 @@
 """One notification, to a terminal state. The contract suite holds the fakes to the real thing."""
 
 import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -11,8 +13,19 @@ from sender import deliver as delivering
 from sender.channel import Channel
 from sender.compose import Composer
 from sender.deliver import Deliverer, Delivery
+from sender.ladder import Ladder
+from sender.replies import Judgement, Verdict
 from tests.builders import make_enrolment
-from tests.fakes import ACCEPTED, CONFIGURATION, IN_DOUBT, PERMANENT, TRANSIENT, FakeLedger, FakeRelay
+from tests.fakes import (
+    ACCEPTED,
+    CONFIGURATION,
+    IN_DOUBT,
+    PERMANENT,
+    TRANSIENT,
+    UNREACHABLE,
+    FakeLedger,
+    FakeRelay,
+)
 
 EARLY, LATE = True, False
 
@@ -32,7 +45,7 @@ class Publisher:
 class Bench:
     """A deliverer over fakes."""
 
-    def __init__(self, *script, ledger=None):
+    def __init__(self, *script, ledger=None, steps_s=()):
         self.ledger = ledger or FakeLedger()
         self.ledger.leases.add(self.ledger.worker)
         self.relay = FakeRelay(*script)
@@ -48,7 +61,7 @@ class Bench:
             publisher=self.publisher,
             channel=self.channel,
             composer=Composer("relevo@example.org", ""),
-            retry_wait_s=0.001,
+            ladder=Ladder(0.001, steps_s, 86_400.0),
         )
 
     async def _probe(self):
@@ -231,6 +244,72 @@ async def test_bad_credentials_stop_the_channel_and_burn_nobodys_attempt():
         await task
     assert bench.told == [(State.SENT, 1)]
     assert bench.readiness.reasons == {}
+
+
+async def test_a_relay_that_is_away_burns_nobodys_attempt():
+    bench = Bench((UNREACHABLE, EARLY), (UNREACHABLE, EARLY))
+    bench.probes = [UNREACHABLE, UNREACHABLE, ACCEPTED, ACCEPTED]
+    await bench.deliver()
+    assert bench.told == [(State.SENT, 1)]
+    assert bench.readiness.reasons == {}
+
+
+@pytest.mark.parametrize("when", [EARLY, LATE])
+async def test_past_the_burst_it_waits_in_the_ledger_and_the_record_is_done(when):
+    bench = Bench(*[(TRANSIENT, when)] * 4, steps_s=(60.0, 300.0))
+    enrolment = replace(make_enrolment(), accepted_at=datetime.now(UTC))
+    delivery = await bench.deliver(enrolment)
+    assert bench.told == [(State.RETRYING, 1), (State.RETRYING, 2), (State.RETRYING, 3), (State.RETRYING, 4)]
+    assert delivery.standing.parked
+    # A copy of the record meanwhile has nothing to do.
+    await bench.deliver(enrolment)
+    assert bench.relay.offered == 4
+    # Its time has come: one attempt a step.
+    assert await bench.ledger.take_due() == [enrolment.notification.id]
+    await bench.deliver(enrolment)
+    assert bench.told[4:] == [(State.SENT, 5)]
+
+
+async def test_a_day_after_acceptance_no_later_attempt_begins():
+    bench = Bench(*[(TRANSIENT, EARLY)] * 9, steps_s=(60.0,))
+    delivery = await bench.deliver(replace(make_enrolment(), accepted_at=datetime.now(UTC) - timedelta(days=1)))
+    assert bench.told[-1] == (State.FAILED, 4)
+    assert delivery.standing.terminal
+
+
+async def test_a_delay_that_the_relay_names_is_honoured():
+    wait = Judgement(Verdict.TRANSIENT, "smtp_451", "451 4.7.1 greylisted, try again in 300 seconds", 451)
+    bench = Bench((wait, EARLY), steps_s=(60.0,))
+    delivery = await bench.deliver(replace(make_enrolment(), accepted_at=datetime.now(UTC)))
+    assert bench.told == [(State.RETRYING, 1)]
+    assert delivery.standing.parked
+
+
+@pytest.mark.parametrize("twice", [False, True])
+async def test_who_asked_for_it_gets_what_is_in_doubt_once_more_and_not_a_third_time(twice):
+    bench = Bench((IN_DOUBT, LATE), (IN_DOUBT if twice else ACCEPTED, LATE))
+    enrolment = make_enrolment(on_doubt="resend")
+    delivery = await bench.deliver(enrolment)
+    assert (delivery.standing.state, delivery.standing.parked) == (State.RETRYING, True)
+    await bench.ledger.take_due()
+    await bench.deliver(enrolment)
+    assert bench.told == [(State.RETRYING, 1), (State.IN_DOUBT if twice else State.SENT, 2)]
+    await bench.deliver(enrolment)
+    assert bench.relay.offered == 2
+
+
+async def test_a_dead_workers_claim_is_sent_once_more_for_who_asked_for_it():
+    dead = FakeLedger()
+    dead.leases.add(dead.worker)
+    enrolment = make_enrolment(on_doubt="resend")
+    await dead.enrol([enrolment])
+    await dead.claim(enrolment.notification.id, 1)
+    dead.leases.clear()
+    bench = Bench(ledger=dead.beside())
+    await bench.ledger.give_up_abandoned(grace_s=0)
+    await bench.ledger.take_due()
+    await bench.deliver(enrolment)
+    assert bench.told == [(State.SENT, 2)]
 
 
 async def test_an_outage_of_the_ledger_at_any_step_costs_time_only():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from schemas.limits import SMTP_TEXT_CHARS_MAX
 from sender.replies import Phase, Verdict, clean_reply, judge_reply, judge_silence
 
-A, T, P, C = Verdict.ACCEPTED, Verdict.TRANSIENT, Verdict.PERMANENT, Verdict.CONFIGURATION
+A, T, P, C, U = Verdict.ACCEPTED, Verdict.TRANSIENT, Verdict.PERMANENT, Verdict.CONFIGURATION, Verdict.UNREACHABLE
 
 
 @pytest.mark.parametrize(
@@ -16,11 +16,11 @@ A, T, P, C = Verdict.ACCEPTED, Verdict.TRANSIENT, Verdict.PERMANENT, Verdict.CON
         (Phase.DOT, 250, "2.0.0 OK queued as 4F1", A),
         (Phase.RCPT, 251, "will forward", A),
         (Phase.CONNECT, 554, "5.7.1 blocked", C),
-        (Phase.CONNECT, 421, "busy", T),
-        (Phase.CONNECT, 450, "later", T),
-        (Phase.TLS, 454, "TLS not available", T),
+        (Phase.CONNECT, 421, "busy", U),
+        (Phase.CONNECT, 450, "later", U),
+        (Phase.TLS, 454, "TLS not available", U),
         (Phase.TLS, 502, "not implemented", C),
-        (Phase.AUTH, 454, "4.7.0 temporary authentication failure", T),
+        (Phase.AUTH, 454, "4.7.0 temporary authentication failure", U),
         (Phase.AUTH, 535, "5.7.8 bad credentials", C),
         (Phase.AUTH, 530, "authentication required", C),
         (Phase.AUTH, 534, "5.7.9 mechanism too weak", C),
@@ -59,7 +59,16 @@ def test_a_reply_means(phase, code, text, verdict):
     assert judgement.smtp_code == code
 
 
-@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.DOT])
+BEFORE_A_TRANSACTION = [Phase.CONNECT, Phase.TLS, Phase.AUTH]
+
+
+@pytest.mark.parametrize("phase", BEFORE_A_TRANSACTION)
+@pytest.mark.parametrize("code", ["timeout", "connection_lost", "connection_refused", "dns_failure"])
+def test_a_relay_that_is_away_is_waited_for_and_nobody_pays(phase, code):
+    assert judge_silence(phase, code).verdict is U
+
+
+@pytest.mark.parametrize("phase", [Phase.MAIL, Phase.RCPT, Phase.DATA])
 @pytest.mark.parametrize("code", ["timeout", "connection_lost", "connection_refused", "dns_failure"])
 def test_silence_before_the_message_is_safe_to_try_again(phase, code):
     assert judge_silence(phase, code).verdict is T

@@ -1,0 +1,129 @@
+"""
+Putting back on Kafka what waits in the ledger: later attempts that are due, and what nobody has in hand.
+
+Both go straight to notifications.deduplicated: on notifications.requested their own `done` mark would drop them.
+Putting back twice is harmless, since the ledger decides; leaving one out is what must not happen.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+import orjson
+
+from infra.background import Background
+from infra.logs import get_logger
+from infra.metrics import PUT_BACK, UNACCOUNTED
+from infra.record_writer import Outgoing
+from schemas.records import TRACEPARENT_HEADER, encode_request, encode_source
+from schemas.topics import DEDUPLICATED, PIPELINE_GROUP, REQUESTED, SENDER_GROUP, Topic
+from sender.ledger import Waiting
+
+log = get_logger()
+
+DUE_INTERVAL_S = 0.5
+DUE_ROWS_MAX = 500
+
+RECONCILE_INTERVAL_S = 5.0
+# What nobody has in hand should not exist. Should there be much of it, something is wrong that a flood makes worse.
+FORGOTTEN_ROWS_MAX = 100
+
+# Whoever took a row has this long to put it back, before another one takes it.
+LEASE_S = 30.0
+
+# The clocks of this machine, of ingest and of the database may differ by so much.
+CLOCK_SKEW_S_MAX = 10.0
+
+
+class LedgerPort(Protocol):
+    """What is needed of the ledger; see sender.ledger.Ledger."""
+
+    async def take_due(self, *, rows_max: int, lease_s: float) -> list[Waiting]: ...
+    async def take_forgotten(self, *, before: datetime, rows_max: int, lease_s: float) -> list[Waiting]: ...
+
+
+class WriterPort(Protocol):
+    """What is needed of the producer; see infra.record_writer.RecordWriter."""
+
+    async def write(self, topic: Topic, records: Sequence[Outgoing]) -> None: ...
+
+
+class PositionsPort(Protocol):
+    """What is needed of Kafka; see infra.positions.Positions."""
+
+    async def ends(self, topic: Topic) -> dict[int, int]: ...
+    async def passed(self, group: str, topic: Topic, ends: dict[int, int]) -> bool: ...
+
+
+class DueAttempts:
+    """Puts back what is parked, when its time has come."""
+
+    def __init__(self, ledger: LedgerPort, writer: WriterPort, background: Background) -> None:
+        self._ledger = ledger
+        self._writer = writer
+        background.start("due_attempts", self.turn, every_s=DUE_INTERVAL_S)
+
+    async def turn(self) -> None:
+        """Put back all that is due now."""
+        while waiting := await self._ledger.take_due(rows_max=DUE_ROWS_MAX, lease_s=LEASE_S):
+            await self._writer.write(DEDUPLICATED, [_outgoing(each) for each in waiting])
+            PUT_BACK.labels("due").inc(len(waiting))
+            log.info("due_put_back", notifications=len(waiting))
+
+
+class Reconciler:
+    """
+    Finds accepted notifications that are in nobody's hand, and puts them back. More than none is an alert.
+
+    How it knows: it notes where both topics end, and waits until both groups have passed there. Then everything that
+    Kafka had at that moment has been worked through, and what is still open from before it (neither finished, nor
+    parked, nor claimed) was lost by somebody. A long backlog or a relay that is away is no reason: then the groups
+    have not passed.
+    """
+
+    def __init__(
+        self, ledger: LedgerPort, writer: WriterPort, positions: PositionsPort, background: Background
+    ) -> None:
+        self._ledger = ledger
+        self._writer = writer
+        self._positions = positions
+        self._noted_at: datetime | None = None
+        self._requested: dict[int, int] = {}
+        self._deduplicated: dict[int, int] | None = None
+        background.start("reconcile", self.turn, every_s=RECONCILE_INTERVAL_S)
+
+    async def turn(self) -> None:
+        """Go one step on: note, wait for the pipeline, wait for the senders, look."""
+        if self._noted_at is None:
+            noted_at = datetime.now(UTC)
+            self._requested = await self._positions.ends(REQUESTED)
+            self._noted_at, self._deduplicated = noted_at, None
+        if self._deduplicated is None:
+            if not await self._positions.passed(PIPELINE_GROUP, REQUESTED, self._requested):
+                return
+            # What the pipeline forwarded until now lies before here.
+            self._deduplicated = await self._positions.ends(DEDUPLICATED)
+        if not await self._positions.passed(SENDER_GROUP, DEDUPLICATED, self._deduplicated):
+            return
+        await self._look(self._noted_at - timedelta(seconds=CLOCK_SKEW_S_MAX))
+        self._noted_at = None
+
+    async def _look(self, before: datetime) -> None:
+        forgotten = await self._ledger.take_forgotten(before=before, rows_max=FORGOTTEN_ROWS_MAX, lease_s=LEASE_S)
+        UNACCOUNTED.set(len(forgotten))
+        if forgotten:
+            await self._writer.write(DEDUPLICATED, [_outgoing(each) for each in forgotten])
+            PUT_BACK.labels("forgotten").inc(len(forgotten))
+            log.error("forgotten_put_back", notifications=len(forgotten))
+
+
+def _outgoing(waiting: Waiting) -> Outgoing:
+    headers = [encode_source(waiting.source)]
+    if waiting.notification.traceparent is not None:
+        headers.append((TRACEPARENT_HEADER, waiting.notification.traceparent.encode()))
+    return Outgoing(
+        key=str(waiting.notification.id).encode(),
+        value=orjson.dumps(encode_request(waiting.notification)),
+        headers=headers,
+        timestamp_ms=int(waiting.accepted_at.timestamp() * 1000),
+    )
