@@ -6,7 +6,7 @@ BIN := .venv/bin
 LOGS := $(or $(RELEVO_HOME),.relevo)/logs
 
 .DEFAULT_GOAL := help
-.PHONY: help env setup up down status logs test test-unit check fix lock
+.PHONY: help env setup up down status logs test test-unit chaos check fix lock
 
 help: ## what can be done here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,10 +32,14 @@ logs: ## follow the logs; of one process: make logs S=sender
 	@tail -n 40 -F $(if $(S),$(LOGS)/$(S).log,$(LOGS)/*.log)
 
 test: env ## run the whole suite against real servers of its own, beside a running stack
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-unit: env ## run the tests that need no server
 	@$(BIN)/python -m pytest tests/unit
+
+chaos: env ## kill and freeze everything under load, then count; ROUNDS=120 for the long one, SEED=n for one again
+	@$(BIN)/python -m tests.chaos $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(BROKERS),--brokers $(BROKERS)) $(if $(REPORT),--report $(REPORT))
 
 check: env ## lint, format, types, import contracts, house rules
 	@$(BIN)/ruff check .

@@ -15,7 +15,7 @@ from infra.stack.ports import free_port
 
 ROOT = Path(__file__).parent.parent
 
-READY_S_MAX = 40.0
+READY_S_MAX = 90.0
 STOP_S_MAX = 30.0
 
 
