@@ -1,17 +1,19 @@
 """Where topics end and where consumer groups stand, as the broker says: never a client's own view of it."""
 
 import asyncio
-from concurrent.futures import Future
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from schemas.errors import TransientError
 from schemas.topics import Topic
 
 ANSWER_S_MAX = 10.0
+
+# The library asks for a name even where no group is meant.
+_NO_GROUP = "relevo.positions"
 
 Answer = TypeVar("Answer")
 
@@ -26,14 +28,18 @@ class Stand:
 
 class Positions:
     """
-    Asks the broker.
+    Asks the broker. One question at a time.
 
     Every method raises TransientError when it does not answer.
+
+    As a consumer that joins no group, and never as an administrator: librdkafka ends the whole process by an assertion
+    when the answer to an administrator comes after it was given up, and that is what an outage of Kafka brings
+    (confluentinc/librdkafka#3663, #4605).
     """
 
     def __init__(self, bootstrap: str) -> None:
         self._bootstrap = bootstrap
-        self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0, "socket.timeout.ms": 5_000})
+        self._readers: dict[str, Consumer] = {}
 
     async def ends(self, topic: Topic) -> dict[int, int]:
         """Return for each partition that ever had a record and still may have one: the offset after its last one."""
@@ -58,16 +64,7 @@ class Positions:
         return {number: Stand(max(committed.get(number, -1), first), end) for number, (first, end) in bounds.items()}
 
     def _has_record(self, topic: Topic, partition: int, offset: int, end: int) -> bool:
-        reader = Consumer(
-            {
-                "bootstrap.servers": self._bootstrap,
-                "group.id": "relevo.progress",  # asked for by the library, joined by nobody
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "auto.offset.reset": "earliest",
-                "log_level": 0,
-            }
-        )
+        reader = self._open(_NO_GROUP)
         try:
             reader.assign([TopicPartition(topic.name, partition, offset)])
             record = reader.poll(ANSWER_S_MAX)
@@ -87,36 +84,47 @@ class Positions:
         return {number: end for number, (first, end) in self._bounds(topic).items() if end > first}
 
     def _bounds(self, topic: Topic) -> dict[int, tuple[int, int]]:
-        try:
-            metadata = self._admin.list_topics(topic.name, timeout=ANSWER_S_MAX).topics[topic.name]
-            places = [TopicPartition(topic.name, number) for number in metadata.partitions]
-            firsts = self._offsets(places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]  # has no types
-            ends = self._offsets(places, OffsetSpec.latest())  # type: ignore[no-untyped-call]  # has no types
-        except KafkaException as error:
-            raise _away(error) from error
-        return {number: (firsts[number], end) for number, end in ends.items()}
+        reader = self._reader(_NO_GROUP)
+        partitions = _asked(lambda: reader.list_topics(topic.name, timeout=ANSWER_S_MAX).topics[topic.name].partitions)
+        return {number: self._bounds_of(reader, TopicPartition(topic.name, number)) for number in partitions}
 
-    def _offsets(self, places: list[TopicPartition], which: OffsetSpec) -> dict[int, int]:
-        asked = self._admin.list_offsets(dict.fromkeys(places, which), request_timeout=ANSWER_S_MAX)
-        return {place.partition: _answer(future).offset for place, future in asked.items()}
+    def _bounds_of(self, reader: Consumer, place: TopicPartition) -> tuple[int, int]:
+        bounds = _asked(lambda: reader.get_watermark_offsets(place, timeout=ANSWER_S_MAX))
+        if bounds is None:
+            raise TransientError("Kafka does not answer")
+        return bounds
 
     def _committed(self, group: str, topic: Topic, partitions: list[int]) -> dict[int, int]:
         places = [TopicPartition(topic.name, number) for number in partitions]
         if not places:
             return {}
-        asked = ConsumerGroupTopicPartitions(group, places)
-        try:
-            answer = _answer(self._admin.list_consumer_group_offsets([asked], request_timeout=ANSWER_S_MAX)[group])
-        except KafkaException as error:
-            raise _away(error) from error
-        return {place.partition: place.offset for place in answer.topic_partitions}
+        reader = self._reader(group)
+        return {each.partition: each.offset for each in _asked(lambda: reader.committed(places, timeout=ANSWER_S_MAX))}
+
+    def _reader(self, group: str) -> Consumer:
+        if group not in self._readers:
+            self._readers[group] = self._open(group)
+        return self._readers[group]
+
+    def _open(self, group: str) -> Consumer:
+        return Consumer(
+            {
+                "bootstrap.servers": self._bootstrap,
+                "group.id": group,  # whose offsets are asked for; who subscribes to nothing joins nothing
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+                "socket.timeout.ms": 5_000,
+                "log_level": 0,
+            }
+        )
 
 
-def _answer(future: "Future[Answer]") -> Answer:
+def _asked(question: Callable[[], Answer]) -> Answer:
     try:
-        return future.result(timeout=ANSWER_S_MAX)
-    except TimeoutError as error:
-        raise TransientError("Kafka does not answer") from error
+        return question()
+    except KafkaException as error:
+        raise _away(error) from error
 
 
 def _away(error: KafkaException) -> TransientError:

@@ -2,6 +2,8 @@
 
 import asyncio
 
+from aiokafka import AIOKafkaConsumer
+
 from infra.background import Background
 from infra.health import Readiness
 from infra.kafka import require_topics, start_consumer
@@ -9,10 +11,11 @@ from infra.lifecycle import instance_name, run_service
 from infra.patience import until_through
 from infra.positions import Positions
 from infra.postgres import open_pool
+from infra.progress import ProgressWatch, Worked
 from infra.record_writer import RecordWriter
 from infra.settings import RelayAddress, Settings
 from schemas.identity import new_id
-from schemas.topics import SENDER_GROUP
+from schemas.topics import DEDUPLICATED, SENDER_GROUP
 from sender.channel import Channel
 from sender.compose import Composer
 from sender.consumer import DeduplicatedConsumer
@@ -67,6 +70,8 @@ async def serve(settings: Settings, readiness: Readiness, stop: asyncio.Event) -
         lambda: start_consumer(settings.kafka_bootstrap, group=SENDER_GROUP, name=name, static=bool(settings.instance)),
         give_up=stop.is_set,
     )
+    worked = Worked()
+    positions = Positions(settings.kafka_bootstrap)
     consumer = DeduplicatedConsumer(
         kafka,
         deliverer,
@@ -74,11 +79,13 @@ async def serve(settings: Settings, readiness: Readiness, stop: asyncio.Event) -
         writer,
         readiness,
         background,
+        worked,
         in_flight_max=settings.in_flight_max,
         hash_key=settings.recipient_hash_key.encode(),
     )
     DueAttempts(ledger, writer, background)
-    Reconciler(ledger, writer, Positions(settings.kafka_bootstrap), background)
+    Reconciler(ledger, writer, positions, background)
+    _progress(positions, readiness, kafka, worked).start(background)
     readiness.green("start")
     readiness.red("assignment", "no partition assigned yet")
 
@@ -91,6 +98,17 @@ async def serve(settings: Settings, readiness: Readiness, stop: asyncio.Event) -
     await lease.end()
     await writer.close()
     await pool.close()
+
+
+def _progress(positions: Positions, readiness: Readiness, kafka: AIOKafkaConsumer, worked: Worked) -> ProgressWatch:
+    return ProgressWatch(
+        positions,
+        readiness,
+        group=SENDER_GROUP,
+        topic=DEDUPLICATED,
+        assigned=lambda: {tp.partition for tp in kafka.assignment()},
+        worked=worked,
+    )
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from infra.health import Readiness
 from infra.logs import get_logger
 from infra.metrics import IN_FLIGHT
 from infra.patience import until_through
+from infra.progress import Worked
 from infra.record_writer import Outgoing
 from infra.telemetry import messaging, span, trace_id_of, traceparent_of
 from schemas import results, topics
@@ -83,6 +84,7 @@ class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # 
         writer: WriterPort,
         readiness: Readiness,
         background: Background,
+        worked: Worked,
         *,
         in_flight_max: int,
         hash_key: bytes,
@@ -93,6 +95,7 @@ class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # 
         self._writer = writer
         self._readiness = readiness
         self._background = background
+        self._worked = worked
         self._in_flight_max = in_flight_max
         self._hash_key = hash_key
         self._watermark = Watermark()
@@ -135,6 +138,7 @@ class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # 
         room = max(1, min(ENROL_ROWS_MAX, self._in_flight_max - self._in_flight))
         fetched = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=room)
         for tp, records in fetched.items():
+            self._worked.begun(tp.partition, records[-1].offset + 1)
             for record in records:
                 self._watermark.begin(tp.partition, record.offset)
             self._in_flight += len(records)
@@ -246,6 +250,7 @@ class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # 
         self._in_flight -= 1
         IN_FLIGHT.set(self._in_flight)
         self._watermark.complete(record.partition, record.offset)
+        self._worked.moved(record.partition)
 
     async def _end_tasks(self, partitions: set[int]) -> None:
         """Cancel what has claimed nothing; wait for the rest, within reason."""
@@ -274,5 +279,7 @@ class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # 
         try:
             await self._consumer.commit(offsets)
         except KafkaError as error:
-            # Ordinary during a rebalance. What is read again finds its state in the ledger.
+            # Ordinary during a rebalance. What is read again finds its state in the ledger; and a partition that is
+            # quiet from now on must be committed all the same, or its lag would stand still for ever.
+            self._watermark.put_back({tp.partition: offset for tp, offset in offsets.items()})
             log.warning("commit_refused", error=type(error).__name__, partitions=len(offsets))

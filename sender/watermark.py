@@ -50,6 +50,13 @@ class Watermark:
                 state.committable = None
         return taken
 
+    def put_back(self, offsets: dict[int, int]) -> None:
+        """Take back what `take_committable` gave: it could not be committed. A partition that was let go: no effect."""
+        for partition, offset in offsets.items():
+            state = self._partitions.get(partition)
+            if state is not None:
+                state.committable = max(offset, state.committable or 0)
+
     def span(self, partition: int) -> int:
         """Return how many records of *partition* were begun since the lowest that is not complete."""
         state = self._partitions.get(partition)

@@ -64,3 +64,19 @@ def test_never_passes_an_incomplete_offset(offsets, random, data):
         expected = max((each for each in offsets if not incomplete or each < incomplete[0]), default=-1) + 1
         assert committed == expected
     assert watermark.span(3) == len([each for each in offsets if each >= committed])
+
+
+def test_what_could_not_be_committed_is_offered_again_and_never_a_lower_one():
+    watermark = Watermark()
+    for offset in (5, 6, 7):
+        watermark.begin(0, offset)
+    watermark.complete(0, 5)
+    refused = watermark.take_committable()
+    watermark.put_back(refused)
+    assert watermark.take_committable() == {0: 6}
+    watermark.complete(0, 6)
+    watermark.put_back(refused)
+    assert watermark.take_committable() == {0: 7}
+    watermark.forget(0)
+    watermark.put_back({0: 7})
+    assert watermark.take_committable() == {}
