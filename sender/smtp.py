@@ -137,6 +137,8 @@ class Relay:
                 raise _Stop(_refusal(Phase.DATA, reply))
             with _judging(Phase.DOT):
                 reply = await _send_message(client, mail.message)
+        except _Stale:
+            raise
         except _Stop as stop:
             # Refused in words: the connection is in order, only this transaction is over.
             if stop.judgement.smtp_code in {None, 421}:
