@@ -1,11 +1,16 @@
 """The Kafka nodes of one stack: what they are called, where they listen, and how many its data is made for."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from infra.stack.home import Home
-from infra.stack.kafka_server import REPLICAS_MAX, KafkaNode
 from infra.stack.ports import LOOPBACK
 from schemas.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from infra.stack.kafka_server import KafkaNode
+
+REPLICAS_MAX = 3
 
 BROKERS_MAX = 7
 
@@ -30,9 +35,12 @@ def bootstrap(names: tuple[str, ...], ports: Mapping[str, int]) -> str:
     return ",".join(f"{LOOPBACK}:{ports[name]}" for name in names)
 
 
-def node(name: str, names: tuple[str, ...], ports: Mapping[str, int]) -> KafkaNode:
+def node(name: str, names: tuple[str, ...], ports: Mapping[str, int]) -> "KafkaNode":
     """Return the node *name* of the cluster *names*."""
     controllers = {number: f"{LOOPBACK}:{ports[controller_port(each)]}" for number, each in enumerate(names, start=1)}
+    # The settings of a stack are read where its packages (Java, psutil) are not: in the image, by every command.
+    from infra.stack.kafka_server import KafkaNode  # noqa: PLC0415 -- see above
+
     return KafkaNode(names.index(name) + 1, ports[name], controllers)
 
 

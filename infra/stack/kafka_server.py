@@ -16,6 +16,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from infra.stack.child import Recipe, Say
+from infra.stack.cluster import REPLICAS_MAX
 from infra.stack.home import Home, sentences_about
 from infra.stack.jars import cache_folder, fetch_jars, read_list
 from infra.stack.ports import LOOPBACK
@@ -45,9 +46,6 @@ logger.server.level = info
 logger.start.name = kafka.server.BrokerServer
 logger.start.level = info
 """
-
-
-REPLICAS_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,6 @@
 
 import socket
 
-import psutil
-
 LOOPBACK = "127.0.0.1"
 
 # "kafka-controller" is the port on which the brokers speak among themselves.
@@ -57,6 +55,8 @@ def choose(name: str, *, before: int | None, taken: set[int]) -> int:
 
 def holder(port: int) -> str | None:
     """Return who listens on *port*, as `python (pid 4711)`, or None when the system does not tell us."""
+    import psutil  # noqa: PLC0415 -- only a local stack has it, and the addresses are read elsewhere, too
+
     try:
         listening = [
             connection.pid
