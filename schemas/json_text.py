@@ -11,6 +11,7 @@ from math import isinf
 from typing import Any, Never
 
 from schemas.errors import FieldError, InvalidRequestError
+from schemas.limits import REQUESTS_PER_RECORD_MAX
 
 
 def _refuse(code: str, detail: str) -> Never:
@@ -46,6 +47,9 @@ def _fraction(digits: str) -> float:
 _BLANKS = " \t\n\r"
 _BLANK_RUN = re.compile(f"[{_BLANKS}]*")
 _LENIENT = json.JSONDecoder(parse_int=len)
+# A string with all that is in it, or a bracket. Possessive: nothing is looked at twice, however long the text.
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
+_CLOSING = {"[": "]", "{": "}"}
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_fraction
 )
@@ -88,10 +92,11 @@ def parse_items(raw: bytes) -> list[Any] | None:
     """
     Parse the items of a JSON array one by one, so that a flaw inside one of them stays with it.
 
-    For texts that `parse_json` refused. Twice the work: only what is flawed pays for it.
+    For texts that `parse_json` refused. Twice the work, in proportion to the text: only what is flawed pays for it.
+    Ends behind the first item that is one too many for a record; nobody looks at the rest.
     Returns:
         For each item what it says, or the InvalidRequestError that it is. None: there is no telling the items
-        apart, because the text is no JSON array, or one of them is nested too deeply for its end to be found.
+        apart, because the text is no JSON array.
     """
     items: list[Any] = []
     try:
@@ -101,20 +106,47 @@ def parse_items(raw: bytes) -> list[Any] | None:
         place = 1
         while True:
             start = _after_blanks(text, place)
-            # The lenient parser finds the end of the item, ours judges what lies between.
-            _, place = _LENIENT.raw_decode(text, start)
+            place = _end_of_item(text, start)
             try:
                 items.append(parse_json(text[start:place].encode()))
             except InvalidRequestError as invalid:
                 items.append(invalid)
             place = _after_blanks(text, place)
-            if place == len(text) - 1:
+            if place == len(text) - 1 or len(items) > REQUESTS_PER_RECORD_MAX:
                 return items
             if text[place] != ",":
                 return None
             place += 1
-    except (ValueError, RecursionError, IndexError):
+    except (ValueError, IndexError):
         return None
+
+
+def _end_of_item(text: str, start: int) -> int:
+    try:
+        # The lenient parser finds the end of the item, ours judges what lies between.
+        return _LENIENT.raw_decode(text, start)[1]
+    except RecursionError:
+        return _end_of_nested(text, start)
+
+
+def _end_of_nested(text: str, start: int) -> int:
+    """
+    Return where the object or array that begins at *start* ends, however deeply it is nested: one pass, no recursion.
+
+    Raises:
+        ValueError: its strings and brackets do not close. More is not judged here.
+    """
+    awaited: list[str] = []
+    for found in _STRING_OR_BRACKET.finditer(text, start):
+        mark = text[found.start()]
+        if mark in _CLOSING:
+            awaited.append(_CLOSING[mark])
+        elif mark != '"':
+            if mark != awaited.pop():
+                break
+            if not awaited:
+                return found.end()
+    raise ValueError("strings and brackets do not close")
 
 
 def _refuse_surrogates(parsed: object) -> None:

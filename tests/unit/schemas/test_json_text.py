@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas import json_text
 from schemas.errors import InvalidRequestError
 from schemas.json_text import parse_items, parse_json
+from schemas.limits import REQUESTS_PER_RECORD_MAX
 
 
 def refusal(raw):
@@ -129,6 +131,12 @@ def test_items_are_told_apart_or_not_and_nothing_else_happens(raw):
     assert items == (parsed if isinstance(parsed, list) and parsed else None)
 
 
+DEPTH = 60_000
+NESTED_TOO_DEEPLY = [
+    b"[" * DEPTH + b"]" * DEPTH,
+    b'{"]}": "\\"]}\\\\", "a": [' * DEPTH + b'"[{\\"", 1' + b"]}" * DEPTH,
+]
+
 FLAWED = [
     b'{"a": 1, "a": 2}',
     b"NaN",
@@ -140,7 +148,10 @@ FLAWED = [
 ]
 
 
-@given(st.lists(json_values | st.sampled_from(FLAWED), min_size=1, max_size=8), st.sampled_from(["", " ", "\n\t\r "]))
+@given(
+    st.lists(json_values | st.sampled_from([*FLAWED, *NESTED_TOO_DEEPLY]), min_size=1, max_size=8),
+    st.sampled_from(["", " ", "\n\t\r "]),
+)
 def test_a_flaw_stays_with_its_item(items, blank):
     written = [item if isinstance(item, bytes) else json.dumps(item).encode() for item in items]
     raw = b"[" + b",".join(blank.encode() + each + blank.encode() for each in written) + b"]"
@@ -159,3 +170,64 @@ def test_a_flaw_stays_with_its_item(items, blank):
 )
 def test_without_an_array_there_are_no_items(raw):
     assert parse_items(raw) is None
+
+
+class NothingNested(json.JSONDecoder):
+    """A parser for which every object and every array is nested too deeply."""
+
+    def raw_decode(self, s, idx=0):
+        if s[idx] in "[{":
+            raise RecursionError
+        return super().raw_decode(s, idx)
+
+
+texts_with_marks = st.text('[]{}",:\\ é\n\0', max_size=12)
+nested_values = st.recursive(
+    st.none() | st.integers(0, 9) | texts_with_marks,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts_with_marks, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(st.lists(nested_values, min_size=1, max_size=8), st.booleans(), st.sampled_from([None, 1]))
+def test_what_is_told_apart_without_the_parser_is_what_the_parser_tells_apart(items, ascii_only, indent):
+    raw = json.dumps(items, ensure_ascii=ascii_only, indent=indent).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_text, "_LENIENT", NothingNested())
+        assert parse_items(raw) == parse_json(raw) == items
+
+
+@given(st.binary() | nearly_json | nearly_json.map(lambda raw: b"[" + raw + b"]"))
+def test_without_the_parser_nothing_is_told_apart_that_the_parser_would_take_otherwise(raw):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_text, "_LENIENT", NothingNested())
+        items = parse_items(raw)
+    try:
+        parsed = parse_json(raw)
+    except InvalidRequestError:
+        return
+    assert items == (parsed if isinstance(parsed, list) and parsed else None)
+
+
+@pytest.mark.parametrize(
+    "flaw",
+    [
+        b"[" * DEPTH,
+        b"[" * DEPTH + b"]" * (DEPTH - 1),
+        b"[" * DEPTH + b"]" * (DEPTH - 1) + b"}",
+        b"[" * DEPTH + b'"' + b"]" * DEPTH,
+        b"[" * DEPTH + b'"' + b'\\"' * DEPTH + b"]" * DEPTH,
+        b"[" * DEPTH + b'"]' * DEPTH + b"\\",
+    ],
+    ids=lambda raw: repr(raw[-9:]),
+)
+def test_what_is_nested_too_deeply_and_never_closed_leaves_no_items(flaw):
+    assert parse_items(b"[1, " + flaw + b"]") is None
+    assert parse_items(b"[1, " + flaw + b", 2]") is None
+
+
+def test_of_too_many_items_no_more_is_read_than_says_so():
+    raw = b"[NaN" + b",1" * 100_000 + b", not json]"
+    read = parse_items(raw)
+    assert read is not None
+    assert len(read) == REQUESTS_PER_RECORD_MAX + 1

@@ -175,11 +175,13 @@ def test_a_bad_item_leaves_its_neighbours_alone():
         json.dumps(REQUEST | {"id": "x", "to": "nobody"}),
         good.replace('"to"', '"id"'),
         "NaN",
+        "[" * 60_000 + "]" * 60_000,
+        good.replace("{", '{"more": ' + '{"a": [' * 60_000 + '"]}"' + "]}" * 60_000 + ",", 1),
         json.dumps({name: value for name, value in REQUEST.items() if name != "id"}),
         good,
     ]
     read = decode_requested(f"[{','.join(items)}]".encode(), None)
-    assert [found[0] for found in read if isinstance(found, tuple)] == [0, 7]
+    assert [found[0] for found in read if isinstance(found, tuple)] == [0, 9]
     assert [
         (found.index, found.id, found.code, [(error.pointer, error.code) for error in found.errors])
         for found in read
@@ -190,7 +192,9 @@ def test_a_bad_item_leaves_its_neighbours_alone():
         (3, None, "invalid_request", [("/id", "invalid_uuid"), ("/to", "invalid_address")]),
         (4, None, "invalid_json", [("", "duplicate_name")]),
         (5, None, "invalid_json", [("", "invalid_number")]),
-        (6, None, "invalid_request", [("/id", "required")]),
+        (6, None, "invalid_json", [("", "too_deep")]),
+        (7, None, "invalid_json", [("", "too_deep")]),
+        (8, None, "invalid_request", [("/id", "required")]),
     ]
 
 
