@@ -20,8 +20,11 @@ from confluent_kafka.admin import (
     TopicMetadata,
 )
 
+from infra import membership
 from schemas.errors import ConfigurationError, TransientError
 from schemas.topics import RECORD_BYTES_MAX, TOPICS, Topic
+
+membership.install()
 
 ADMIN_TIMEOUT_S = 10.0
 
@@ -99,6 +102,7 @@ async def start_consumer(bootstrap: str, *, group: str, name: str, static: bool)
 
     Args:
         static: whether *name* is a stable name, under which a restarted process takes its partitions back at once.
+            Of two that live under it, one ends; see infra.membership.
     Raises:
         TransientError: Kafka cannot be reached.
     """

@@ -8,11 +8,13 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 
+from infra.certificates import require_certificates
 from infra.failpoints import arm
 from infra.health import Readiness
 from infra.logs import get_logger, start_logging
 from infra.loop_guard import LoopGuard
 from infra.ops import OpsServer
+from infra.refusal import on_refusal, refusal
 from infra.settings import Settings, load_settings
 from infra.telemetry import start_tracing
 from schemas.errors import ConfigurationError, TransientError
@@ -41,11 +43,12 @@ def run_service(service: str, body: Body) -> None:
     Args:
         body: gets the settings, a readiness that it turns green, and an event that is set when it is to end. It
             returns when it has drained. What it had not finished it leaves unacknowledged.
-    Exits with 0 after a signal, with EXIT_CONFIGURATION when a person must mend the configuration, and with 1 when
-    it broke; whoever started it starts it again.
+    Exits with 0 after a signal, with EXIT_CONFIGURATION when a person must mend the configuration (`refuse` says so
+    from anywhere, and the body drains as after a signal), and with 1 when it broke; whoever started it starts it again.
     """
     try:
         settings = load_settings()
+        require_certificates(service, settings)
     except ConfigurationError as error:
         sys.stderr.write(f"relevo {service}: {error}\n")
         sys.exit(EXIT_CONFIGURATION)
@@ -71,18 +74,23 @@ def _run(service: str, settings: Settings, body: Body) -> int:
 
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
+    refused = None
     try:
         # The loop is not closed afterwards: asyncio would cancel what is left and wait for it, and some clients
         # swallow a cancellation while their server is away.
         loop.run_until_complete(_supervise(settings, body))
-        return 0
     except ConfigurationError as error:
-        log.error("configuration_refused", error=str(error))  # noqa: TRY400 -- the sentence is all there is to know
-        sys.stderr.write(f"relevo {service}: {error}\n")
-        return EXIT_CONFIGURATION
+        refused = error
     except Exception:
         log.exception("service_broke")
-        return 1
+        if refusal() is None:
+            return 1
+    refused = refused or refusal()
+    if refused is None:
+        return 0
+    log.error("configuration_refused", error=str(refused))
+    sys.stderr.write(f"relevo {service}: {refused}\n")
+    return EXIT_CONFIGURATION
 
 
 async def _supervise(settings: Settings, body: Body) -> None:
@@ -90,6 +98,11 @@ async def _supervise(settings: Settings, body: Body) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+
+    def end() -> None:
+        loop.call_soon_threadsafe(stop.set)
+
+    on_refusal(end)
     readiness = Readiness("start")
     ops = OpsServer(readiness)
     port = await ops.start(settings.ops_host, settings.ops_port)

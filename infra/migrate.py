@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 import schemas
-from infra.postgres import TRANSIENT
+from infra.postgres import LOGIN_REFUSED, TRANSIENT
 from schemas.errors import TransientError
 
 # Two that migrate at the same time wait for each other here: the number means nothing, it is only ours.
@@ -80,7 +80,8 @@ async def _with_connection(dsn: str, run: Callable[[Connection], str | None]) ->
     except (*TRANSIENT, DBAPIError) as error:
         # SQLAlchemy dresses what the driver raises, also while connecting.
         cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else error
-        if not isinstance(cause, TRANSIENT):
+        # A command has a person before it, who is told at once that the login is refused.
+        if isinstance(cause, LOGIN_REFUSED) or not isinstance(cause, TRANSIENT):
             raise
         raise TransientError(f"Postgres cannot be reached: {type(cause).__name__}: {cause}") from error
     finally:

@@ -1,7 +1,6 @@
 """The store: all SQL of this service, one named function for each query."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,7 +9,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from infra.postgres import TRANSIENT, open_pool
+from infra.postgres import fetch, open_pool
 from ingest.accept import WRITERS, Accepted, Known, Submission
 from schemas.errors import TransientError
 from schemas.identity import fingerprint, recipient_hash
@@ -36,14 +35,14 @@ WITH given AS (
     INSERT INTO notifications
         (id, fingerprint, door, client, channel, recipient_hash, metadata, traceparent, on_doubt, accepted_at,
          publish_after)
-    SELECT id, fingerprint, 'http', client, channel, recipient_hash, metadata::jsonb, traceparent, on_doubt, $14, $15
+    SELECT id, fingerprint, 'http', client, channel, recipient_hash, metadata::json, traceparent, on_doubt, $14, $15
     FROM given WHERE id = decided_by
     ON CONFLICT (id) DO NOTHING RETURNING id
 ), others AS (
     INSERT INTO notifications
         (id, fingerprint, door, client, channel, recipient_hash, metadata, traceparent, on_doubt, accepted_at,
          publish_after)
-    SELECT id, fingerprint, 'http', client, channel, recipient_hash, metadata::jsonb, traceparent, on_doubt, $14, $15
+    SELECT id, fingerprint, 'http', client, channel, recipient_hash, metadata::json, traceparent, on_doubt, $14, $15
     FROM given WHERE id <> decided_by AND decided_by IN (SELECT id FROM firsts)
     ON CONFLICT (id) DO NOTHING RETURNING id
 ), fresh AS (
@@ -268,22 +267,4 @@ class Store:
     async def _fetch(self, pool: asyncpg.Pool | None, query: str, *arguments: Any) -> list[asyncpg.Record]:
         if pool is None:
             raise TransientError("not connected yet")
-        try:
-            async with _connection(pool) as connection:
-                found: list[asyncpg.Record] = await connection.fetch(query, *arguments)
-                return found
-        except TRANSIENT as error:
-            raise TransientError(f"Postgres: {type(error).__name__}") from error
-
-
-@asynccontextmanager
-async def _connection(pool: asyncpg.Pool) -> AsyncIterator[Any]:
-    async with pool.acquire(timeout=5.0) as connection:
-        try:
-            yield connection
-        except BaseException as error:
-            # A server that hangs answers a cancellation no sooner than a query: without this the pool would wait
-            # for it, with the connection that is needed elsewhere.
-            if not isinstance(error, asyncpg.PostgresError):
-                connection.terminate()
-            raise
+        return await fetch(pool, query, *arguments)

@@ -27,6 +27,7 @@ WAYS = {
     "ends": None,
     "broken": None,
     "misconfigured": None,
+    "refused elsewhere": None,
     "wrong setting": None,
 }
 
@@ -125,6 +126,14 @@ def test_a_configuration_error_is_one_sentence_and_a_code_of_its_own(runs):
     assert run.code == 78
     assert run.stderr == "relevo tiny: topic notifications.requested does not exist: run `relevo topics apply`\n"
     assert "Traceback" not in "".join(run.lines)
+
+
+def test_what_is_refused_in_another_thread_ends_the_service_as_a_signal_would_and_is_told(runs):
+    run = runs["refused elsewhere"]
+    assert run.code == 78
+    assert run.stderr == "relevo tiny: RELEVO_INSTANCE: taken\n"
+    told = [event for event in run.events if event != "service_stopping"]
+    assert told == ["service_started", "service_stopped", "configuration_refused"]
 
 
 def test_a_wrong_setting_is_found_before_anything_starts(runs):

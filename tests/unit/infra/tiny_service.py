@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 from opentelemetry.trace import SpanKind
 
 from infra import lifecycle, telemetry
+from infra.refusal import refuse
 from schemas.errors import ConfigurationError, TransientError
 
 
@@ -39,7 +41,11 @@ async def body(_settings, readiness, stop):
         asyncio.get_running_loop()._kept = asyncio.create_task(asyncio.to_thread(time.sleep, 60))
     if how == "hangs":
         await swallow_everything()
+    if how == "refused elsewhere":
+        threading.Thread(target=refuse, args=(ConfigurationError("RELEVO_INSTANCE: taken"),)).start()
     await stop.wait()
+    if how == "refused elsewhere":
+        refuse(ConfigurationError("told once"))
     if how == "waits for a server":
         raise TransientError("Kafka cannot be reached")
     if how == "breaks at the end":
