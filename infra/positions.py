@@ -35,10 +35,14 @@ class Positions:
     As a consumer that joins no group, and never as an administrator: librdkafka ends the whole process by an assertion
     when the answer to an administrator comes after it was given up, and that is what an outage of Kafka brings
     (confluentinc/librdkafka#3663, #4605).
+
+    Args:
+        answer_s_max: for one answer of a broker; a method may need several.
     """
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: str, *, answer_s_max: float = ANSWER_S_MAX) -> None:
         self._bootstrap = bootstrap
+        self._answer_s_max = answer_s_max
         self._readers: dict[str, Consumer] = {}
 
     async def ends(self, topic: Topic) -> dict[int, int]:
@@ -52,13 +56,14 @@ class Positions:
 
     async def stand(self, group: str, topic: Topic) -> dict[int, Stand]:
         """Return how far *group* is in each partition; where it has committed nothing, it is at the first record."""
-        return await asyncio.to_thread(self._stand, group, topic)
+        return await asyncio.to_thread(self.stand_blocking, group, topic)
 
     async def has_record(self, topic: Topic, partition: int, offset: int, end: int) -> bool:
         """Tell whether there is a record to be read from *offset* on and before *end*: not every offset is one."""
         return await asyncio.to_thread(self._has_record, topic, partition, offset, end)
 
-    def _stand(self, group: str, topic: Topic) -> dict[int, Stand]:
+    def stand_blocking(self, group: str, topic: Topic) -> dict[int, Stand]:
+        """As `stand`, for who has no event loop."""
         bounds = self._bounds(topic)
         committed = self._committed(group, topic, list(bounds))
         return {number: Stand(max(committed.get(number, -1), first), end) for number, (first, end) in bounds.items()}
@@ -67,7 +72,7 @@ class Positions:
         reader = self._open(_NO_GROUP)
         try:
             reader.assign([TopicPartition(topic.name, partition, offset)])
-            record = reader.poll(ANSWER_S_MAX)
+            record = reader.poll(self._answer_s_max)
         except KafkaException as error:
             raise _away(error) from error
         finally:
@@ -85,11 +90,13 @@ class Positions:
 
     def _bounds(self, topic: Topic) -> dict[int, tuple[int, int]]:
         reader = self._reader(_NO_GROUP)
-        partitions = _asked(lambda: reader.list_topics(topic.name, timeout=ANSWER_S_MAX).topics[topic.name].partitions)
+        partitions = _asked(
+            lambda: reader.list_topics(topic.name, timeout=self._answer_s_max).topics[topic.name].partitions
+        )
         return {number: self._bounds_of(reader, TopicPartition(topic.name, number)) for number in partitions}
 
     def _bounds_of(self, reader: Consumer, place: TopicPartition) -> tuple[int, int]:
-        bounds = _asked(lambda: reader.get_watermark_offsets(place, timeout=ANSWER_S_MAX))
+        bounds = _asked(lambda: reader.get_watermark_offsets(place, timeout=self._answer_s_max))
         if bounds is None:
             raise TransientError("Kafka does not answer")
         return bounds
@@ -99,7 +106,9 @@ class Positions:
         if not places:
             return {}
         reader = self._reader(group)
-        return {each.partition: each.offset for each in _asked(lambda: reader.committed(places, timeout=ANSWER_S_MAX))}
+        return {
+            each.partition: each.offset for each in _asked(lambda: reader.committed(places, timeout=self._answer_s_max))
+        }
 
     def _reader(self, group: str) -> Consumer:
         if group not in self._readers:

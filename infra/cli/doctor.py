@@ -37,14 +37,20 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("services", check_services),
 )
 
-_MARKS = {Grade.OK: ("✓", "green"), Grade.PROBLEM: ("✗", "bold red"), Grade.INFO: ("·", "dim")}
+_MARKS = {
+    Grade.OK: ("✓", "green"),
+    Grade.PROBLEM: ("✗", "bold red"),
+    Grade.WARNING: ("!", "yellow"),
+    Grade.INFO: ("·", "dim"),
+}
 
 
 def doctor(*, as_json: AsJson = False) -> None:
     """
     Look at settings, PostgreSQL, Redis, Kafka, the relay and the services, and say what to do about what is wrong.
 
-    Sends no mail and changes nothing. Takes a few seconds at most, whatever hangs. Exit code 1 when there is a problem.
+    Sends no mail and changes nothing. Takes a few seconds at most, whatever hangs. Exit code 1 when there is a problem;
+    a warning alone is 0.
     """
     began_s = time.monotonic()
     found = []
@@ -55,7 +61,7 @@ def doctor(*, as_json: AsJson = False) -> None:
             found.append(finding)
             if not as_json:
                 _show(console, finding)
-    problems = sum(finding.grade is Grade.PROBLEM for finding in found)
+    problems, warnings = (sum(each.grade is grade for each in found) for grade in (Grade.PROBLEM, Grade.WARNING))
     if as_json:
         print_json(
             {
@@ -68,7 +74,8 @@ def doctor(*, as_json: AsJson = False) -> None:
             }
         )
     else:
-        print(f"{problems or 'No'} problem{'' if problems == 1 else 's'}.")
+        also = f", {warnings} warning{'' if warnings == 1 else 's'}" if warnings else ""
+        print(f"{problems or 'No'} problem{'' if problems == 1 else 's'}{also}.")
     if problems:
         raise typer.Exit(Exit.FAILED)
 

@@ -10,6 +10,7 @@ class Grade(StrEnum):
 
     OK = "ok"
     PROBLEM = "problem"
+    WARNING = "warning"  # works, and should be mended before the day that it matters
     INFO = "info"  # neither good nor bad by itself
 
 
@@ -19,7 +20,7 @@ class Finding:
     One thing that was looked at.
 
     check: what was looked at, stable, for programs. detail: one clause for people. remedy: what to do; empty unless
-    it is a problem. Neither holds a password.
+    it is a problem or a warning. Neither holds a password.
     """
 
     check: str
@@ -48,3 +49,8 @@ def info(check: str, detail: str) -> Finding:
 def problem(check: str, detail: str, remedy: str) -> Finding:
     """Return what is wrong with *check*, and what to do."""
     return Finding(check, Grade.PROBLEM, detail, remedy)
+
+
+def warning(check: str, detail: str, remedy: str) -> Finding:
+    """Return what will be wrong with *check* on a bad day, and what to do before."""
+    return Finding(check, Grade.WARNING, detail, remedy)

@@ -1,24 +1,23 @@
-"""Kafka: does it answer, is each topic as the catalogue wants it, how far behind are the services."""
+"""
+Kafka: does it answer, are the topics as the catalogue wants them and safe, how far behind are the services.
 
+Nothing about a group is asked as an administrator; infra.positions says why.
+"""
+
+import warnings
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeVar
 
-from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
-    KafkaException,
-    TopicPartition,
-)
-from confluent_kafka.admin import AdminClient, ClusterMetadata, ConfigResource, OffsetSpec, ResourceType
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, ClusterMetadata, ConfigResource, ResourceType
 
-from infra.cli.checks.finding import ANSWER_S_MAX, Finding, Report, info, ok, problem
+from infra.cli.checks.finding import ANSWER_S_MAX, Finding, Report, info, ok, problem, warning
 from infra.cli.where import Place
+from infra.positions import Positions
+from schemas.errors import TransientError
 from schemas.topics import DEDUPLICATED, PIPELINE_GROUP, REQUESTED, SENDER_GROUP, TOPICS, Topic
 
 _SETTING = "RELEVO_KAFKA_BOOTSTRAP"
-
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +51,12 @@ def check_kafka(place: Place, report: Report) -> None:
         metadata = admin.list_topics(timeout=ANSWER_S_MAX)
         report(ok("kafka", f"{_count(len(metadata.brokers), 'broker')} at {bootstrap}"))
         found = _topics(admin, metadata)
-        for finding in judge_topics(found, place.settings.topic_replication):
+        for finding in judge_topics(found, place.settings.topic_replication, brokers=len(metadata.brokers)):
             report(finding)
+        positions = Positions(bootstrap, answer_s_max=ANSWER_S_MAX)
         for group, topic in ((PIPELINE_GROUP, REQUESTED), (SENDER_GROUP, DEDUPLICATED)):
             if topic.name in found:
-                report(_look_at_group(admin, group, topic, found[topic.name].partitions))
+                report(_look_at_group(admin, positions, group, topic))
     except KafkaException as error:
         where = f"{bootstrap} ({place.origin(_SETTING)})"
         report(problem("kafka", f"{where} does not answer: {error.args[0].str()}", place.remedy(_SETTING)))
@@ -71,7 +71,7 @@ def _topics(admin: AdminClient, metadata: ClusterMetadata) -> dict[str, Found]:
     asked = admin.describe_configs(
         [ConfigResource(ResourceType.TOPIC, name) for name in names], request_timeout=ANSWER_S_MAX
     )
-    configs = {resource.name: _answer(future) for resource, future in asked.items()}
+    configs = {resource.name: future.result(timeout=ANSWER_S_MAX) for resource, future in asked.items()}
     return {
         name: Found(
             partitions=len(metadata.topics[name].partitions),
@@ -84,10 +84,20 @@ def _topics(admin: AdminClient, metadata: ClusterMetadata) -> dict[str, Found]:
     }
 
 
-def judge_topics(found: Mapping[str, Found], replication: int) -> Iterator[Finding]:
-    """Compare the topics with the catalogue; one finding for all when there is nothing to say."""
+def judge_topics(found: Mapping[str, Found], replication: int, *, brokers: int) -> Iterator[Finding]:
+    """
+    Compare the topics with the catalogue; one finding for all when there is nothing to say.
+
+    Args:
+        replication: what RELEVO_TOPIC_REPLICATION asks for.
+        brokers: how many there are. With one there is nothing to choose; with several, a topic should survive one.
+    """
     findings = [finding for topic in TOPICS for finding in _judge(topic, found.get(topic.name), replication)]
     yield from findings
+    if brokers > 1:
+        for topic in TOPICS:
+            if topic.name in found:
+                yield from _judge_survival(f"topic {topic.name}", found[topic.name])
     if all(finding.grade != "problem" for finding in findings):
         yield ok("kafka topics", f"all {len(TOPICS)} topics are as the catalogue wants them")
 
@@ -119,34 +129,42 @@ def _judge(topic: Topic, found: Found | None, replication: int) -> Iterator[Find
         yield problem(check, detail, "Start the broker that is missing, or wait until it has caught up.")
 
 
-def _look_at_group(admin: AdminClient, group: str, topic: Topic, partitions: int) -> Finding:
+def _judge_survival(check: str, found: Found) -> Iterator[Finding]:
+    """Say what would be lost, or could be, with any one of several brokers."""
+    in_sync_min = int(found.config.get("min.insync.replicas", "1"))
+    if found.replication == 1:
+        yield warning(
+            check,
+            "has 1 replica: what is on a broker that dies is lost with it, or waits until it is back",
+            "Add replicas with Kafka's kafka-reassign-partitions.sh, three for each partition, then run "
+            "`relevo topics apply`; and set RELEVO_TOPIC_REPLICATION=3.",
+        )
+    elif in_sync_min < 2:
+        third = "" if found.replication > 2 else "Add a third replica with Kafka's kafka-reassign-partitions.sh. "
+        yield warning(
+            check,
+            f"min.insync.replicas is {in_sync_min}: what was acknowledged may be on one broker only, and die with it",
+            f"{third}Run `relevo topics apply`: it sets 2 where there are three replicas.",
+        )
+
+
+def _look_at_group(admin: AdminClient, positions: Positions, group: str, topic: Topic) -> Finding:
     try:
-        return _lag(admin, group, topic, partitions)
-    except KafkaException as error:
+        stands = positions.stand_blocking(group, topic)
+        members = _members(admin, group)
+    except (KafkaException, TransientError) as error:
         # Kafka answers, but not about groups: it has just started, or we may not ask.
-        return info(f"group {group}", f"cannot be seen: {error.args[0].str() or error.args[0].name()}")
-
-
-def _lag(admin: AdminClient, group: str, topic: Topic, partitions: int) -> Finding:
-    places = [TopicPartition(topic.name, number) for number in range(partitions)]
-    members = len(_answer(admin.describe_consumer_groups([group], request_timeout=ANSWER_S_MAX)[group]).members)
-    asked = ConsumerGroupTopicPartitions(group, places)
-    committed = _answer(admin.list_consumer_group_offsets([asked], request_timeout=ANSWER_S_MAX)[group])
-    firsts = _offsets(admin, places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]  # has no types
-    ends = _offsets(admin, places, OffsetSpec.latest())  # type: ignore[no-untyped-call]  # has no types
-    # A group that has committed nothing yet begins at the start.
-    at = {place.partition: place.offset for place in committed.topic_partitions if place.offset >= 0}
-    behind = sum(ends[number] - max(at.get(number, 0), firsts[number]) for number in ends)
+        return info(f"group {group}", f"cannot be seen: {error}")
+    behind = sum(stand.end - stand.committed for stand in stands.values())
     return info(f"group {group}", f"{_count(behind, 'record')} behind on {topic.name}, {_count(members, 'member')}")
 
 
-def _offsets(admin: AdminClient, places: list[TopicPartition], which: OffsetSpec) -> dict[int, int]:
-    asked = admin.list_offsets(dict.fromkeys(places, which), request_timeout=ANSWER_S_MAX)
-    return {place.partition: _answer(future).offset for place, future in asked.items()}
-
-
-def _answer(future: "Future[Answer]") -> Answer:
-    return future.result(timeout=ANSWER_S_MAX)
+def _members(admin: AdminClient, group: str) -> int:
+    # Deprecated in favour of describe_consumer_groups, which is what may end the process: see above.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        found = admin.list_groups(group, timeout=ANSWER_S_MAX)
+    return sum(len(each.members) for each in found)  # of a group that never was there is no entry
 
 
 def _count(number: int, what: str) -> str:

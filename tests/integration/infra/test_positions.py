@@ -74,11 +74,8 @@ async def test_an_offset_that_holds_no_record_is_told_from_one_that_does(servers
     assert not await positions.has_record(topic, 0, 3, end)
 
 
-async def test_a_broker_that_is_not_there_is_transient(topic, monkeypatch):
-    from infra import positions as module
-
-    monkeypatch.setattr(module, "ANSWER_S_MAX", 1.0)
-    positions = Positions(f"127.0.0.1:{free_port()}")
+async def test_a_broker_that_is_not_there_is_transient(topic):
+    positions = Positions(f"127.0.0.1:{free_port()}", answer_s_max=1.0)
     with pytest.raises(TransientError):
         await positions.stand("g", topic)
     with pytest.raises(TransientError):

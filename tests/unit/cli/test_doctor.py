@@ -11,7 +11,7 @@ import pytest
 
 from infra.cli import doctor
 from infra.cli.__main__ import run_relevo
-from infra.cli.checks.finding import Grade, info, ok, problem
+from infra.cli.checks.finding import Grade, info, ok, problem, warning
 from infra.cli.checks.kafka import Found, judge_topics
 from infra.cli.checks.postgres import Waiting, judge_outbox, judge_revision, newest_migration
 from infra.cli.checks.redis import judge_redis
@@ -90,6 +90,7 @@ def test_settings_that_make_no_sense_are_a_finding_each(monkeypatch):
     ("findings", "code"),
     [
         ([ok("a", "fine"), info("b", "so so")], Exit.OK),
+        ([ok("a", "fine"), warning("b", "not yet bad", "Mend it soon.")], Exit.OK),
         ([ok("a", "fine"), problem("b", "bad", "Mend it.")], Exit.FAILED),
     ],
 )
@@ -115,7 +116,7 @@ AS_WANTED = {topic.name: found_of(topic) for topic in TOPICS}
 
 
 def test_topics_as_the_catalogue_wants_them_are_one_good_finding():
-    assert [finding.grade for finding in judge_topics(AS_WANTED, 1)] == [Grade.OK]
+    assert [finding.grade for finding in judge_topics(AS_WANTED, 1, brokers=1)] == [Grade.OK]
 
 
 @pytest.mark.parametrize(
@@ -134,16 +135,43 @@ def test_a_topic_that_is_not_as_wanted_is_a_problem_with_a_remedy(topic, found, 
     topics = {name: each for name, each in AS_WANTED.items() if name != topic.name}
     if found is not None:
         topics[topic.name] = found_of(topic, **found)
-    findings = list(judge_topics(topics, 1))
+    findings = list(judge_topics(topics, 1, brokers=1))
     assert any(said in finding.detail for finding in findings)
     assert all(finding.check == f"topic {topic.name}" for finding in findings)
     assert all(finding.grade is Grade.PROBLEM and finding.remedy for finding in findings)
 
 
 def test_too_few_replicas_are_a_problem_and_more_partitions_are_not():
-    assert [finding.grade for finding in judge_topics(AS_WANTED, 3)] == [Grade.PROBLEM] * len(TOPICS)
+    assert [finding.grade for finding in judge_topics(AS_WANTED, 3, brokers=1)] == [Grade.PROBLEM] * len(TOPICS)
     more = AS_WANTED | {REQUESTED.name: found_of(REQUESTED, partitions=12)}
-    assert [finding.grade for finding in judge_topics(more, 1)] == [Grade.INFO, Grade.OK]
+    assert [finding.grade for finding in judge_topics(more, 1, brokers=1)] == [Grade.INFO, Grade.OK]
+
+
+def warnings(topic, *, replication, in_sync_min, brokers):
+    config = topic.config() | {"min.insync.replicas": str(in_sync_min)}
+    found = {topic.name: found_of(topic, replication=replication, config=config)}
+    return [each for each in judge_topics(found, replication, brokers=brokers) if each.grade is Grade.WARNING]
+
+
+@pytest.mark.parametrize(
+    ("replication", "in_sync_min", "said", "to_do"),
+    [
+        (1, 1, "has 1 replica", "kafka-reassign-partitions.sh"),
+        (1, 2, "has 1 replica", "RELEVO_TOPIC_REPLICATION=3"),
+        (2, 1, "min.insync.replicas is 1", "Add a third replica"),
+        (3, 1, "min.insync.replicas is 1", "Run `relevo topics apply`"),
+    ],
+)
+def test_a_topic_that_would_not_survive_one_of_several_brokers_is_a_warning(replication, in_sync_min, said, to_do):
+    (found,) = warnings(RESULTS, replication=replication, in_sync_min=in_sync_min, brokers=3)
+    assert found.check == f"topic {RESULTS.name}"
+    assert said in found.detail
+    assert to_do in found.remedy
+
+
+@pytest.mark.parametrize(("replication", "in_sync_min", "brokers"), [(1, 1, 1), (3, 2, 3), (2, 2, 2)])
+def test_a_single_broker_and_a_topic_that_survives_one_need_no_warning(replication, in_sync_min, brokers):
+    assert warnings(RESULTS, replication=replication, in_sync_min=in_sync_min, brokers=brokers) == []
 
 
 def test_the_newest_migration_is_the_one_that_alembic_knows():
