@@ -12,7 +12,6 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
 from schemas.states import IN_LEDGER, State
@@ -61,7 +60,7 @@ class NotificationRow(SQLModel, table=True):
     client: str | None = None
     channel: str
     recipient_hash: str | None = None
-    metadata_: dict[str, Any] | None = Field(default=None, sa_column=sa.Column("metadata", JSONB))
+    metadata_: dict[str, Any] | None = Field(default=None, sa_column=sa.Column("metadata", sa.JSON))
     traceparent: str | None = None
     source_partition: int | None = None
     source_offset: int | None = Field(default=None, sa_type=sa.BigInteger)
