@@ -114,18 +114,12 @@ class Publisher:
             producer = self._opened()
             hit("ingest.before_publish")
             for record in records:
-                producer.produce(
-                    REQUESTED.name,
-                    value=record.value,
-                    headers=list(record.headers),
-                    timestamp=int(record.rows[0].accepted_at.timestamp() * 1000),
-                    on_delivery=record.reported,
-                )
+                self._produce(producer, record)
             if producer.flush(FLUSH_S):
                 # Memory stays flat while the broker is away. A record that arrives all the same is a harmless copy.
                 producer.purge()
                 producer.flush(_PURGE_S)
-        except (KafkaException, BufferError) as error:
+        except KafkaException as error:
             log.warning("publish_failed", error=str(error))
         hit("ingest.after_publish")
         moment = datetime.now(UTC)
@@ -138,6 +132,22 @@ class Publisher:
             if record.error is None
             for index, row in enumerate(record.rows)
         ]
+
+    def _produce(self, producer: Producer, record: _Record) -> None:
+        try:
+            producer.produce(
+                REQUESTED.name,
+                value=record.value,
+                headers=list(record.headers),
+                timestamp=int(record.rows[0].accepted_at.timestamp() * 1000),
+                on_delivery=record.reported,
+            )
+        except (KafkaException, BufferError) as error:
+            # Its own fault, or no room for it now. Its neighbours go on, and the flush makes room again.
+            record.error = str(error)
+            if isinstance(error, KafkaException) and error.args[0].fatal():
+                # This client will never publish again: the next batch gets another one.
+                self._producer = None
 
 
 def _start_span(notification: Notification) -> Span | None:
