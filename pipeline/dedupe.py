@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
-import orjson
 from opentelemetry.trace import Span, SpanKind
 
 from infra.failpoints import hit
@@ -44,9 +43,8 @@ from schemas.records import (
     Rejection,
     dead_letter_headers,
     decode_requested,
-    encode_request,
+    encode_deduplicated,
     encode_result,
-    encode_source,
     header,
     result_key,
 )
@@ -294,15 +292,7 @@ def _end_spans(items: list[Item], answers: list[Answer]) -> None:
 
 
 def _forward(item: Item) -> Outgoing:
-    headers = [encode_source(item.source)]
-    if item.notification.traceparent is not None:
-        headers.append((TRACEPARENT_HEADER, item.notification.traceparent.encode()))
-    return Outgoing(
-        key=str(item.notification.id).encode(),
-        value=orjson.dumps(encode_request(item.notification)),
-        headers=headers,
-        timestamp_ms=item.accepted_ms,
-    )
+    return Outgoing(*encode_deduplicated(item.notification, item.source), timestamp_ms=item.accepted_ms)
 
 
 def _conflict(item: Item) -> Rejection:

@@ -202,6 +202,14 @@ def header(headers: Iterable[Header], name: str) -> str | None:
         return None
 
 
+def encode_deduplicated(notification: Notification, source: Source) -> tuple[bytes, bytes, list[Header]]:
+    """Return key, value and headers of one record of notifications.deduplicated."""
+    headers = [encode_source(source)]
+    if notification.traceparent is not None:
+        headers.append((TRACEPARENT_HEADER, notification.traceparent.encode()))
+    return str(notification.id).encode(), orjson.dumps(encode_request(notification)), headers
+
+
 _TEXTS = ("id", "to", "subject", "body")
 
 

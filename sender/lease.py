@@ -12,7 +12,9 @@ import time
 from infra.background import Background
 from infra.health import Readiness
 from infra.logs import get_logger
+from infra.metrics import OUTCOMES
 from schemas.errors import TransientError
+from schemas.states import TERMINAL
 from sender.ledger import Ledger
 
 log = get_logger()
@@ -75,6 +77,9 @@ class Lease:
         self._readiness.green("postgres")
 
     async def _look_after_others(self) -> None:
-        count = await self._ledger.give_up_abandoned(grace_s=GRACE_S)
-        if count:
-            log.error("claims_abandoned", notifications=count)
+        states = await self._ledger.give_up_abandoned(grace_s=GRACE_S)
+        for state in states:
+            if state in TERMINAL:
+                OUTCOMES.labels(state.value).inc()
+        if states:
+            log.error("claims_abandoned", notifications=len(states))

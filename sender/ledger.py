@@ -14,8 +14,7 @@ from uuid import UUID
 import asyncpg
 
 from infra.batching import Batcher
-from infra.postgres import TRANSIENT
-from schemas.errors import TransientError
+from infra.postgres import fetch
 from schemas.messages import Content, Notification, Reason, Source
 from schemas.states import TERMINAL, State, states_before
 
@@ -113,7 +112,7 @@ def _sql_states(states: Sequence[State]) -> str:
 _ENROL = """
 WITH given AS (
     SELECT * FROM unnest(
-        $1::uuid[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::jsonb[], $7::text[], $8::int[], $9::bigint[],
+        $1::uuid[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::json[], $7::text[], $8::int[], $9::bigint[],
         $10::smallint[], $11::timestamptz[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
         $17::text[]
     ) AS given (id, fingerprint, door, channel, recipient_hash, metadata, traceparent, source_partition,
@@ -230,7 +229,7 @@ WITH gone AS (
 )
 INSERT INTO events (notification_id, seq, status, attempt, worker, reason_class, reason_code, occurred_at)
 SELECT id, seq, state, attempt, name, 'unknown', 'worker_lost', now() FROM moved
-RETURNING notification_id
+RETURNING status
 """
 
 _CONTENT = """
@@ -269,6 +268,9 @@ WITH forgotten AS MATERIALIZED (
 )
 {_CONTENT}
 """
+
+# Not NULL: one that still stands in the outbox keeps a time for its sweep.
+_GIVE_BACK = "UPDATE notifications SET publish_after = now() WHERE id = ANY ($1::uuid[]) AND publish_after > now()"
 
 
 class Ledger:
@@ -370,15 +372,15 @@ class Ledger:
         """Say that this worker is done. Only when none of its claims is open."""
         await self._fetch(_END_LEASE, self._worker)
 
-    async def give_up_abandoned(self, *, grace_s: float) -> int:
+    async def give_up_abandoned(self, *, grace_s: float) -> list[State]:
         """
         End as in doubt what is claimed by workers whose lease ran out *grace_s* seconds ago or more.
 
         Their events are published by whoever looks for unpublished ones.
         Returns:
-            How many.
+            The state that each of them has now: in doubt, or retrying where its request wants it resent.
         """
-        return len(await self._fetch(_ABANDONED, grace_s))
+        return [State(row["status"]) for row in await self._fetch(_ABANDONED, grace_s)]
 
     async def take_due(self, *, rows_max: int, lease_s: float) -> list[Waiting]:
         """Take up to *rows_max* whose later attempt is due; for *lease_s* seconds nobody else gets them."""
@@ -392,6 +394,10 @@ class Ledger:
             before: a moment up to which Kafka's records have provably been worked through.
         """
         return [_waiting(row) for row in await self._fetch(_FORGOTTEN, rows_max, lease_s, before)]
+
+    async def give_back(self, ids: Sequence[UUID]) -> None:
+        """Free what was taken and not put back: whoever asks next takes it."""
+        await self._fetch(_GIVE_BACK, ids)
 
     async def _write_claims(self, claims: list[tuple[UUID, int]]) -> list[bool]:
         rows = await self._fetch(_CLAIM, [each for each, _ in claims], [attempt for _, attempt in claims], self._worker)
@@ -435,10 +441,7 @@ class Ledger:
         )
 
     async def _fetch(self, sql: str, *arguments: object) -> list[asyncpg.Record]:
-        try:
-            return await self._pool.fetch(sql, *arguments)
-        except TRANSIENT as error:
-            raise TransientError(f"Postgres: {type(error).__name__}") from error
+        return await fetch(self._pool, sql, *arguments)
 
 
 def _waiting(row: asyncpg.Record) -> Waiting:

@@ -7,15 +7,17 @@ Putting back twice is harmless, since the ledger decides; leaving one out is wha
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Literal, Protocol
+from uuid import UUID
 
-import orjson
+from aiokafka.errors import KafkaConnectionError
 
 from infra.background import Background
 from infra.logs import get_logger
 from infra.metrics import PUT_BACK, UNACCOUNTED
 from infra.record_writer import Outgoing
-from schemas.records import TRACEPARENT_HEADER, encode_request, encode_source
+from schemas.errors import TransientError
+from schemas.records import encode_deduplicated
 from schemas.topics import DEDUPLICATED, PIPELINE_GROUP, REQUESTED, SENDER_GROUP, Topic
 from sender.ledger import Waiting
 
@@ -40,6 +42,7 @@ class LedgerPort(Protocol):
 
     async def take_due(self, *, rows_max: int, lease_s: float) -> list[Waiting]: ...
     async def take_forgotten(self, *, before: datetime, rows_max: int, lease_s: float) -> list[Waiting]: ...
+    async def give_back(self, ids: Sequence[UUID]) -> None: ...
 
 
 class WriterPort(Protocol):
@@ -66,8 +69,7 @@ class DueAttempts:
     async def turn(self) -> None:
         """Put back all that is due now."""
         while waiting := await self._ledger.take_due(rows_max=DUE_ROWS_MAX, lease_s=LEASE_S):
-            await self._writer.write(DEDUPLICATED, [_outgoing(each) for each in waiting])
-            PUT_BACK.labels("due").inc(len(waiting))
+            await _put_back(waiting, "due", self._ledger, self._writer)
             log.info("due_put_back", notifications=len(waiting))
 
 
@@ -112,18 +114,37 @@ class Reconciler:
         forgotten = await self._ledger.take_forgotten(before=before, rows_max=FORGOTTEN_ROWS_MAX, lease_s=LEASE_S)
         UNACCOUNTED.set(len(forgotten))
         if forgotten:
-            await self._writer.write(DEDUPLICATED, [_outgoing(each) for each in forgotten])
-            PUT_BACK.labels("forgotten").inc(len(forgotten))
+            await _put_back(forgotten, "forgotten", self._ledger, self._writer)
             log.error("forgotten_put_back", notifications=len(forgotten))
 
 
+async def _put_back(
+    taken: Sequence[Waiting], reason: Literal["due", "forgotten"], ledger: LedgerPort, writer: WriterPort
+) -> None:
+    """
+    Write *taken* to notifications.deduplicated.
+
+    Raises:
+        TransientError: not all were acknowledged. If nothing was written, they are free again; if that is not known,
+            they are when their lease ends, lest a failure that lasts fill the topic with copies.
+    """
+    try:
+        await writer.write(DEDUPLICATED, [_outgoing(each) for each in taken])
+    except TransientError as error:
+        if _nothing_was_written(error):
+            await ledger.give_back([each.notification.id for each in taken])
+        raise
+    PUT_BACK.labels(reason).inc(len(taken))
+
+
+def _nothing_was_written(error: TransientError) -> bool:
+    # No connection is why a producer cannot be opened, and never the answer to a record: an idempotent producer
+    # repeats what it was given until a broker has said yes or no.
+    return isinstance(error.__cause__, KafkaConnectionError)
+
+
 def _outgoing(waiting: Waiting) -> Outgoing:
-    headers = [encode_source(waiting.source)]
-    if waiting.notification.traceparent is not None:
-        headers.append((TRACEPARENT_HEADER, waiting.notification.traceparent.encode()))
     return Outgoing(
-        key=str(waiting.notification.id).encode(),
-        value=orjson.dumps(encode_request(waiting.notification)),
-        headers=headers,
+        *encode_deduplicated(waiting.notification, waiting.source),
         timestamp_ms=int(waiting.accepted_at.timestamp() * 1000),
     )

@@ -152,7 +152,7 @@ class FakeLedger:
         return None
 
     async def give_up_abandoned(self, *, grace_s):
-        given_up = 0
+        given_up = []
         for notification_id, row in self.rows.items():
             if row["state"] is State.SENDING and row["worker"] not in self.leases:
                 again = row["on_doubt"] == "resend" and row["doubts"] == 0
@@ -160,7 +160,7 @@ class FakeLedger:
                 row.update(state=state, seq=row["seq"] + 1, worker=None, parked=again, doubts=row["doubts"] + 1)
                 event = {"id": notification_id, "seq": row["seq"], "status": state, "attempt": row["attempt"]}
                 self.events.append(event | {"published": False})
-                given_up += 1
+                given_up.append(state)
         return given_up
 
     async def take_due(self, *, rows_max=500, lease_s=30.0):

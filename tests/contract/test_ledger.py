@@ -128,9 +128,9 @@ async def test_what_is_claimed_by_nobody_alive_ends_in_doubt(two):
     await other.renew_lease(60)
     identity = await enrolled(one)
     await one.claim(identity, 1)
-    assert await other.give_up_abandoned(grace_s=0) == 0
+    assert await other.give_up_abandoned(grace_s=0) == []
     await one.end_lease()
-    assert await other.give_up_abandoned(grace_s=0) == 1
+    assert await other.give_up_abandoned(grace_s=0) == [State.IN_DOUBT]
     assert (await other.standing(identity)).state is State.IN_DOUBT
     # The worker was only slow, and knows better, too late.
     assert await one.record(outcome(identity, 1, State.SENT)) is None

@@ -61,7 +61,7 @@ async def test_an_abandoned_claim_is_told_by_whoever_sweeps(pool, quick, backgro
     assert await dead.claim(identity, 1)
     await dead.end_lease()
     alive = Ledger(pool, worker=new_id(), worker_name="alive")
-    assert await alive.give_up_abandoned(grace_s=0) == 1
+    assert await alive.give_up_abandoned(grace_s=0) == [State.IN_DOUBT]
     writer = FakeWriter()
     ResultPublisher(writer, alive, background)
     [result] = await told(writer, identity)
