@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from infra.metrics import DEPENDENCY_UP
+from infra.metrics import DEPENDENCY_UP, READY
 
 Probe = Callable[[], Awaitable[None]]
 
@@ -24,14 +24,17 @@ class Readiness:
 
     def __init__(self, *reasons: str) -> None:
         self._reasons: dict[str, str] = dict.fromkeys(reasons, "starting")
+        READY.set(not self._reasons)
 
     def red(self, what: str, why: str) -> None:
         """Say that *what* is not in order; stays until `green`."""
         self._reasons[what] = why
+        READY.set(0)
 
     def green(self, what: str) -> None:
         """Take back what was said of *what*."""
         self._reasons.pop(what, None)
+        READY.set(not self._reasons)
 
     @property
     def reasons(self) -> dict[str, str]:

@@ -48,6 +48,7 @@ ATTEMPTS = Counter(
     "relevo_attempts_total", "Attempts to hand a notification to the relay, by what came of it", ["verdict"]
 )
 OUTCOMES = Counter("relevo_outcomes_total", "Notifications that reached a terminal state", ["state"])
+OUTCOMES.labels("in_doubt")  # from zero: the first one must be an increase, or no alert hears of it
 IN_FLIGHT = Gauge("relevo_in_flight", "Notifications that this sender is working on")
 END_TO_END_SECONDS = Histogram(
     "relevo_end_to_end_seconds",
@@ -63,8 +64,10 @@ PUT_BACK = Counter(
     "Notifications put back on Kafka, by reason: due (a later attempt), forgotten (in nobody's hand: an alert)",
     ["reason"],
 )
+PUT_BACK.labels("forgotten")  # from zero, as above
 UNACCOUNTED = Gauge("relevo_unaccounted", "Accepted notifications that the last look found in nobody's hand")
 RESULTS_PUBLISHED = Counter("relevo_results_published_total", "Results acknowledged by Kafka", ["path"])
+READY = Gauge("relevo_ready", "1 while this process is ready, as /readyz says")
 DEPENDENCY_UP = Gauge("relevo_dependency_up", "1 while the dependency answers", ["dependency"])
 LOG_LINES_HELD_BACK = Counter(
     "relevo_log_lines_held_back_total", "Log lines of libraries that were too many", ["logger"]

@@ -129,3 +129,12 @@ def test_ready_is_who_has_no_reason_not_to_be():
     assert readiness.reasons == {"kafka": "does not answer"}
     readiness.green("kafka")
     assert readiness.reasons == {}
+
+
+def test_the_metric_says_what_readyz_says():
+    readiness = Readiness("start")
+    assert health.READY._value.get() == 0
+    readiness.green("start")
+    assert health.READY._value.get() == 1
+    readiness.red("redis", "does not answer")
+    assert health.READY._value.get() == 0
