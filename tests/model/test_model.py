@@ -26,7 +26,9 @@ from pipeline.table import Answer
 from schemas.topics import DEDUPLICATED, REQUESTED
 from sender.watermark import Watermark
 from tests.fakes import FakeLedger
-from tests.model.world import REPLIES, Ingest, Sender, World
+from tests.model.ingest import Ingest
+from tests.model.sender import REPLIES, Sender
+from tests.model.world import World
 
 EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "0"))
 WORKERS = {REQUESTED.name: ("p1", "p2"), DEDUPLICATED.name: ("s1", "s2")}

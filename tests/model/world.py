@@ -1,430 +1,33 @@
 """
 A whole relevo without a socket and without time: the real use cases over fakes, one effect at a time.
 
-Every effect of a process (a statement, a record, a word to the relay) waits at a gate before it happens and again
-before its answer is seen. Whoever plays decides whose gate opens next, and may kill a process at any gate; so every
-interleaving and every crash between two effects is one sequence of choices. The clock moves only when it is told to.
+Here is what survives every process, what may be done to it, and what was promised. What stops at gates and dies at any
+of them: process.py, ingest.py, pipeline.py, sender.py. The clock moves only when it is told to.
 """
 
 import asyncio
-import contextvars
-import re
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from types import SimpleNamespace
 from uuid import UUID
 
 import orjson
-from aiokafka import TopicPartition
-from aiokafka.errors import CommitFailedError, KafkaError, RequestTimedOutError
 
-from infra.background import Background
-from infra.health import Readiness
-from infra.progress import Worked
-from ingest.accept import Accepted, Acceptor, Known, Submission
-from ingest.relay import Marker, Relay
-from ingest.store import Published
-from ingest.sweep import Gate, Sweep
-from pipeline import dedupe
-from schemas.errors import TransientError
+from ingest.accept import Accepted
 from schemas.identity import fingerprint
 from schemas.messages import Notification, Source
-from schemas.records import DOOR_HEADER, encode_request, encode_requested, encode_source
+from schemas.records import encode_deduplicated, encode_requested
 from schemas.states import TERMINAL
 from schemas.topics import DEAD_LETTERS, DEDUPLICATED, REQUESTED, RESULTS
-from sender.channel import Channel
-from sender.compose import Composer
-from sender.consumer import DeduplicatedConsumer
-from sender.deliver import Deliverer
-from sender.ladder import Ladder
 from sender.ledger import Enrolment
 from tests.builders import make_notification
-from tests.fakes import ACCEPTED, IN_DOUBT, PERMANENT, TRANSIENT, UNREACHABLE, FakeLedger, FakeTable
+from tests.fakes import FakeLedger, FakeTable
+from tests.model.ingest import Ingest
+from tests.model.pipeline import Pipeline
+from tests.model.process import PROCESS, Loop, Process
+from tests.model.sender import Sender
 
 PARTITIONS = 2
-FETCH_MAX = 3
-_MESSAGE_ID = re.compile(rb"^Message-ID: <([0-9a-f-]{36})@", re.MULTILINE)
-
-# What the relay does: its judgement, whether before the claim, whether it keeps the mail.
-REPLIES = {
-    "accepted": (ACCEPTED, False, True),
-    "unreachable": (UNREACHABLE, True, False),
-    "refused at RCPT": (TRANSIENT, True, False),
-    "refused at RCPT for good": (PERMANENT, True, False),
-    "refused at DATA": (TRANSIENT, False, False),
-    "refused at DATA for good": (PERMANENT, False, False),
-    "silent, kept": (IN_DOUBT, False, True),
-    "silent, not kept": (IN_DOUBT, False, False),
-}
-
-_PROCESS: "contextvars.ContextVar[Process]" = contextvars.ContextVar("process")
-
-
-class Crash(BaseException):
-    """What SIGKILL looks like from inside."""
-
-
-class Loop(asyncio.SelectorEventLoop):
-    """An event loop whose clock stands still."""
-
-    now = 1000.0
-
-    def time(self) -> float:
-        return self.now
-
-    def run_idle(self) -> None:
-        """Run what can run without the clock moving."""
-        for _ in range(10_000):
-            self.call_soon(self.stop)
-            self.run_forever()
-            if not self._ready and not (self._scheduled and self._scheduled[0]._when <= self.now):
-                return
-        raise AssertionError("something runs for ever without waiting")
-
-
-class Process:
-    """One process: what it does stops at gates, and what it holds in memory dies with it."""
-
-    def __init__(self, world: "World", name: str) -> None:
-        self.world, self.name = world, name
-        self.alive, self.frozen = True, False
-        self.gates: deque[asyncio.Future[None]] = deque()
-        self.tasks: set[asyncio.Task] = set()
-        self.trouble: deque[str] = deque()
-        self.readiness = Readiness()
-
-    def run(self, work) -> asyncio.Task:
-        context = contextvars.copy_context()
-        context.run(_PROCESS.set, self)
-        return self.world.loop.create_task(work, context=context)
-
-    async def gate(self) -> None:
-        if self.alive:
-            free = self.world.loop.create_future()
-            self.gates.append(free)
-            try:
-                await free
-            finally:
-                if free in self.gates:
-                    self.gates.remove(free)
-        if not self.alive:
-            raise Crash
-
-    async def do(self, effect: Callable[[], Awaitable]):
-        """Have an effect. Trouble: refused (it did not happen) or deaf (it did, and the answer is lost)."""
-        await self.gate()
-        trouble = self.trouble.popleft() if self.trouble else ""
-        if trouble == "refused":
-            raise TransientError("refused")
-        answer = await effect()
-        await self.gate()
-        if trouble == "deaf":
-            raise TransientError("the answer is lost")
-        return answer
-
-    def open(self, which: int) -> None:
-        """Open one gate, if there is one."""
-        if self.gates and not self.frozen:
-            self.gates[which % len(self.gates)].set_result(None)
-            del self.gates[which % len(self.gates)]
-            self.world.loop.run_idle()
-
-    def kill(self) -> None:
-        self.alive = False
-        for task in list(self.tasks):
-            task.cancel()
-        self.world.loop.run_idle()
-
-    def revoke(self, topic: str, partition: int, then: Callable[[], None]) -> None:
-        """Give a partition back, then call *then*."""
-        then()
-
-    def assign(self, topic: str, partition: int) -> None:
-        pass
-
-
-class Ingest(Process):
-    def __init__(self, world: "World", name: str) -> None:
-        super().__init__(world, name)
-        marker = Marker(self)
-        self.relay = Relay(self, marker)
-        self.acceptor = Acceptor(self, self.relay)
-        self.sweep = Sweep(self, self, marker, Gate(rows_max=1000, age_s_max=1e6))
-        self.run(self.relay.start())
-
-    def accept(self, notification: Notification) -> None:
-        async def client() -> None:
-            await self.acceptor.accept(Submission((notification,), None))
-            self.world.acknowledged.add(notification.id)
-
-        self.run(client())
-        self.world.loop.run_idle()
-
-    # the ledger and the outbox, as ingest sees them
-
-    async def insert(self, submissions, accepted_at):
-        async def write():
-            fresh = set()
-            for submission in submissions:
-                notification = submission.first
-                if notification.id not in self.world.ledger.rows:
-                    await self.world.enrol_from_ingest(notification, accepted_at)
-                    fresh.add(notification.id)
-            return fresh
-
-        return await self.do(write)
-
-    async def find(self, ids):
-        async def read():
-            rows = self.world.ledger.rows
-            return {each: Known(rows[each]["fingerprint"], None, None) for each in ids if each in rows}
-
-        return await self.do(read)
-
-    async def publish(self, rows):
-        async def write():
-            value = encode_requested([row.notification for row in rows])
-            return self.world.append(REQUESTED.name, None, value, [(DOOR_HEADER, b"http")])
-
-        try:
-            partition, offset = await self.do(write)
-        except TransientError:
-            return []
-        moment = datetime.now(UTC)
-        return [Published(row.notification.id, moment, partition, offset, index) for index, row in enumerate(rows)]
-
-    async def mark_published(self, rows):
-        async def write():
-            for row in rows:
-                self.world.outbox.pop(row.id, None)
-            return {row.id for row in rows}
-
-        return await self.do(write)
-
-    async def lease(self, rows_max):
-        async def read():
-            return list(self.world.outbox.values())[:rows_max]
-
-        return await self.do(read)
-
-    async def release(self, ids, *, again_after_s):
-        """Nothing is leased here: two sweeps at a time are worse than what can happen."""
-
-
-class Worker(Process):
-    """A process with partitions of one topic. Reads from what was committed."""
-
-    topic = ""
-
-    def __init__(self, world: "World", name: str) -> None:
-        super().__init__(world, name)
-        self.positions: dict[int, int] = {}
-
-    def assign(self, topic: str, partition: int) -> None:
-        self.positions[partition] = self.world.committed[topic, partition]
-
-    def fetch(self, partition: int) -> list[SimpleNamespace]:
-        first = self.positions[partition]
-        records = self.world.topics[self.topic][partition][first : first + FETCH_MAX]
-        self.positions[partition] += len(records)
-        return records
-
-    async def commit_one(self, partition: int, offset: int) -> None:
-        async def write():
-            if self.world.owners[self.topic, partition] is not self:
-                raise CommitFailedError("not ours any more")
-            self.world.commit(self.topic, partition, offset)
-
-        try:
-            await self.do(write)
-        except TransientError as error:
-            raise RequestTimedOutError from error
-
-    # the producer
-
-    async def write(self, topic, records):
-        async def effect():
-            for record in records:
-                self.world.append(topic.name, record.key, record.value, record.headers)
-
-        await self.do(effect)
-
-    write_by_key = write
-
-
-class Pipeline(Worker):
-    topic = REQUESTED.name
-
-    def __init__(self, world: "World", name: str) -> None:
-        super().__init__(world, name)
-        self.deduplicator = dedupe.Deduplicator(self, self, self.readiness, hash_key=b"", dead_letter_ratio_max=1.0)
-        self.run(self._work())
-
-    def revoke(self, topic: str, partition: int, then: Callable[[], None]) -> None:
-        self.positions.pop(partition, None)
-        then()
-
-    async def _work(self) -> None:
-        while True:
-            await self.gate()
-            read = {partition: self.fetch(partition) for partition in list(self.positions)}
-            batch = [
-                dedupe.Incoming(each.partition, each.offset, each.timestamp, each.key, each.value, tuple(each.headers))
-                for records in read.values()
-                for each in records
-            ]
-            if not batch:
-                continue
-            await self.deduplicator.process(batch)
-            for partition, records in read.items():
-                if records:
-                    await self._commit(partition, records[-1].offset + 1)
-
-    async def _commit(self, partition: int, offset: int) -> None:
-        """As Faust does: again and again, as long as the partition is ours."""
-        while True:
-            try:
-                await self.commit_one(partition, offset)
-            except CommitFailedError:
-                return
-            except KafkaError:
-                continue
-            else:
-                return
-
-    # the table
-
-    async def claim(self, claims):
-        return await self.do(lambda: self.world.table.claim(claims))
-
-    async def complete(self, claims):
-        await self.do(lambda: self.world.table.complete(claims))
-
-
-class Sender(Worker):
-    topic = DEDUPLICATED.name
-
-    def __init__(self, world: "World", name: str) -> None:
-        super().__init__(world, name)
-        self.ledger = world.make_ledger()
-        self.ledger.leases.add(self.ledger.worker)
-        self.paused: set[TopicPartition] = set()
-        self._revoking: set[int] = set()
-        deliverer = Deliverer(
-            relay=self,
-            ledger=_GatedLedger(self),
-            lease=self,
-            publisher=self,
-            channel=Channel(self._probe, self.readiness),
-            composer=Composer("relevo@example.org", ""),
-            ladder=Ladder(1.0, (2.0,), 1e9),
-        )
-        background = Background(self.readiness)
-        self.consumer = DeduplicatedConsumer(
-            self,
-            deliverer,
-            _GatedLedger(self),
-            self,
-            self.readiness,
-            background,
-            Worked(),
-            in_flight_max=4,
-            hash_key=b"",
-        )
-        self.run(self.consumer.run(asyncio.Event()))
-
-    @property
-    def holds(self) -> bool:
-        return self.ledger.worker in self.ledger.leases
-
-    def revoke(self, topic: str, partition: int, then: Callable[[], None]) -> None:
-        if self.frozen or not self.alive:
-            # Thrown out: it learns of it later, and whoever has the partition now does not wait.
-            self.positions.pop(partition, None)
-            then()
-            return
-        self._revoking.add(partition)
-
-        def done(_task: object) -> None:
-            self._revoking.discard(partition)
-            self.positions.pop(partition, None)
-            then()
-
-        revoked = {TopicPartition(topic, partition)}
-        self.run(self.consumer.on_partitions_revoked(revoked)).add_done_callback(done)
-        self.world.loop.run_idle()
-
-    # the Kafka consumer, as aiokafka has it
-
-    def subscribe(self, topics, listener) -> None:
-        assert topics == [self.topic]
-
-    def assignment(self):
-        return {TopicPartition(self.topic, partition) for partition in self.positions}
-
-    def pause(self, *partitions) -> None:
-        self.paused |= set(partitions)
-
-    def resume(self, *partitions) -> None:
-        self.paused -= set(partitions)
-
-    async def getmany(self, *, timeout_ms, max_records):
-        await self.gate()
-        readable = self.assignment() - self.paused - {TopicPartition(self.topic, each) for each in self._revoking}
-        found = {place: self.fetch(place.partition) for place in sorted(readable)}
-        return {place: records for place, records in found.items() if records}
-
-    async def commit(self, offsets) -> None:
-        for place, offset in offsets.items():
-            await self.commit_one(place.partition, offset)
-
-    # the relay
-
-    @asynccontextmanager
-    async def slot(self):
-        yield
-
-    async def send(self, mail, before_data):
-        await self.gate()
-        judgement, early, kept = REPLIES[self.world.replies.popleft() if self.world.replies else "accepted"]
-        if early:
-            return judgement
-        if not await before_data():
-            return None
-        await self.gate()
-        if kept:
-            found = _MESSAGE_ID.search(mail.message)
-            assert found is not None
-            self.world.sink[UUID(found.group(1).decode())] += 1
-        await self.gate()
-        return judgement
-
-    async def _probe(self):
-        await self.gate()
-        return ACCEPTED
-
-    # the publisher of results
-
-    async def publish(self, change) -> None:
-        async def tell():
-            self.world.tell(change.id, change.seq, change.state)
-
-        async def mark():
-            self.world.mark_told(change.id, change.seq)
-
-        await self.do(tell)
-        await self.do(mark)
-
-
-class _GatedLedger:
-    def __init__(self, sender: Sender) -> None:
-        self._sender = sender
-
-    def __getattr__(self, name: str):
-        method = getattr(self._sender.ledger, name)
-        return lambda *arguments: self._sender.do(lambda: method(*arguments))
 
 
 class World:
@@ -594,9 +197,7 @@ class World:
 
     def put_back_due(self) -> None:
         for each in self._now(self.ledger.take_due()):
-            source = encode_source(Source("kafka", 0, 0, 0))
-            value = orjson.dumps(encode_request(self.notifications[each]))
-            self.append(DEDUPLICATED.name, str(each).encode(), value, [source])
+            self.append(DEDUPLICATED.name, *encode_deduplicated(self.notifications[each], Source("kafka", 0, 0, 0)))
 
     def sweep_events(self) -> None:
         for event in self.ledger.events:
@@ -679,7 +280,7 @@ class World:
 
     def _make_task(self, loop, work, **options) -> asyncio.Task:
         context = options.get("context")
-        owner = _PROCESS.get(None) if context is None else context.get(_PROCESS)
+        owner = PROCESS.get(None) if context is None else context.get(PROCESS)
         task = asyncio.Task(work, loop=loop, **options)
         if owner is not None:
             owner.tasks.add(task)
