@@ -8,7 +8,14 @@ from uuid import uuid4
 import pytest
 from aiokafka.partitioner import DefaultPartitioner
 from confluent_kafka import TIMESTAMP_CREATE_TIME, KafkaError, KafkaException, Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
 
 from infra.record_writer import Outgoing, RecordWriter
 from infra.stack.ports import free_port
@@ -137,3 +144,18 @@ async def test_a_broker_that_is_away_is_a_passing_error():
     with pytest.raises(TransientError, match="Kafka cannot be reached"):
         await unopened.open()
     await unopened.close()
+
+
+async def test_what_the_broker_refuses_is_told_and_the_next_write_goes_through(servers, topic, writer):
+    admin = AdminClient({"bootstrap.servers": servers.kafka_bootstrap})
+    entry = ConfigEntry("max.message.bytes", "1000", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic.name, incremental_configs=[entry])
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(10)
+    small = Outgoing(b"1", b"small")
+    # Random bytes: nothing that compression makes small.
+    for write in (writer.write, writer.write_by_key):
+        with pytest.raises(TransientError, match="MessageSizeTooLargeError"):
+            await write(topic, [Outgoing(b"2", os.urandom(2000))])
+        await write(topic, [small])
+    assert [record.value() for record in read(servers, topic)] == [b"small"] * 2

@@ -9,6 +9,7 @@ import pytest
 from infra import metrics, patience
 from infra.health import Readiness
 from pipeline.dedupe import Deduplicator, Incoming
+from schemas.errors import TransientError
 from schemas.identity import result_event_id
 from schemas.records import decode_deduplicated, header
 from schemas.topics import DEAD_LETTERS, DEDUPLICATED, RESULTS
@@ -238,3 +239,28 @@ async def test_a_rejection_is_counted_once_however_often_kafka_is_asked():
     bench.writer.away = 3
     await bench.process(b"{")
     assert count.get() == before + 1
+
+
+async def test_what_no_dead_letter_was_written_for_is_not_returned():
+    bench = Bench()
+    write = bench.writer.write
+
+    async def all_but_dead_letters(topic, records):
+        if topic is DEAD_LETTERS and records:
+            raise TransientError("Kafka: TopicAuthorizationFailedError")
+        await write(topic, records)
+
+    bench.writer.write = all_but_dead_letters
+    given = request()
+    records = [bench.record(b"not json"), bench.record(given)]
+    # Returning is what acknowledges them.
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(bench.deduplicator.process(records), 0.05)
+    assert bench.readiness.reasons.keys() == {"kafka"}
+    assert bench.table.entries[UUID(given["id"])][0] == "claimed"
+    bench.writer.write = write
+    await bench.process(*records)
+    [letter] = bench.writer.on(DEAD_LETTERS)
+    assert letter.value == b"not json"
+    assert bench.table.entries[UUID(given["id"])][0] == "done"
+    assert bench.readiness.reasons == {}
