@@ -115,13 +115,16 @@ def break_and_heal(relevo, what, break_it, heal, *, lasts_s=SHORT_S, in_doubt_ma
     with under_load(relevo) as (load, watch):
         with watch.outage():
             break_it()
-            begun = time.monotonic()
-            time.sleep(lasts_s / 2)
-            during()
-            time.sleep(lasts_s / 2)
-            # What was asked before it broke may be answered after.
-            answers = load.answers_since(begun + 1)
-        heal()
+            try:
+                begun = time.monotonic()
+                time.sleep(lasts_s / 2)
+                during()
+                time.sleep(lasts_s / 2)
+                # What was asked before it broke may be answered after.
+                answers = load.answers_since(begun + 1)
+            finally:
+                # Whatever was found: the next test begins with all servers in order.
+                heal()
         healed = time.monotonic()
         time.sleep(2)
     rows = load.settle(DRAINED_S_MAX - (time.monotonic() - healed), in_doubt_max=in_doubt_max)
