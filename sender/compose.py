@@ -25,7 +25,7 @@ class Composer:
 
     def __init__(self, address: str, name: str) -> None:
         self.address = address
-        self._from = Address(name, addr_spec=address)
+        self._from = _address(address, name)
         self._domain = address.rpartition("@")[2]
 
     def message_id(self, notification_id: UUID) -> str:
@@ -44,12 +44,12 @@ class Composer:
         content = notification.content
         mail = EmailMessage(policy=_UTF8 if needs_smtputf8(notification) else _ASCII)
         mail["From"] = self._from
-        mail["To"] = Address(addr_spec=content.to)
+        mail["To"] = _address(content.to)
         mail["Subject"] = content.subject
         mail["Date"] = format_datetime(accepted_at)
         mail["Message-ID"] = self.message_id(notification.id)
         if content.reply_to is not None:
-            mail["Reply-To"] = Address(addr_spec=content.reply_to)
+            mail["Reply-To"] = _address(content.reply_to)
         mail["Auto-Submitted"] = "auto-generated"
         mail["X-Notification-Id"] = str(notification.id)
         mail.set_content(content.body)
@@ -64,3 +64,9 @@ def needs_smtputf8(notification: Notification) -> bool:
     """Whether an address is beyond ASCII, so that only a relay with SMTPUTF8 (RFC 6531) can take the mail."""
     content = notification.content
     return not (content.to.isascii() and (content.reply_to or "").isascii())
+
+
+def _address(address: str, name: str = "") -> Address:
+    # In parts, which are validated already: taken whole, a local part beyond ASCII (RFC 6531) is called a defect.
+    local, _, domain = address.rpartition("@")
+    return Address(name, local, domain)

@@ -3,9 +3,11 @@
 from email import message_from_bytes
 from email.policy import SMTPUTF8
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.addresses import check_address
 from sender.compose import Composer, needs_smtputf8
 from tests.builders import ACCEPTED_AT, make_notification
 
@@ -63,3 +65,11 @@ def test_the_reader_gets_what_was_asked_and_no_header_more(subject, body):
     assert b"\n" not in raw.replace(b"\r\n", b"")
     assert b"\r" not in raw.replace(b"\r\n", b"")
     assert max(map(len, raw.split(b"\r\n"))) <= 998
+
+
+@pytest.mark.parametrize("address", ["josé@example.org", "josé.ñandú@bücher.example", "用户@例子.example"])
+def test_an_address_beyond_ascii_is_written_as_it_is(address):
+    address = check_address(address)
+    raw, mail = read_back(make_notification(to=address, reply_to=address, subject="ñ"))
+    assert (mail["To"], mail["Reply-To"]) == (address, address)
+    assert f"To: {address}".encode() in raw
