@@ -32,7 +32,7 @@ logs: ## follow the logs; of one process: make logs S=sender
 	@tail -n 40 -F $(if $(S),$(LOGS)/$(S).log,$(LOGS)/*.log)
 
 test: env ## run the whole suite against real servers of its own, beside a running stack
-	@$(BIN)/python -m pytest -n 3 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-unit: env ## run the tests that need no server
 	@$(BIN)/python -m pytest tests/unit

@@ -193,9 +193,13 @@ def test_a_slow_redis_costs_time_and_holds_up_no_answer(exposed, redis_proxy, de
         redis_proxy.delay_s = seconds
 
     def during():
-        begun = time.monotonic()
-        assert get_json(f"{exposed.url}/healthz")[0] in {200, 503}
-        assert time.monotonic() - begun < 0.1
+        took_s = []
+        for _ in range(3):
+            begun = time.monotonic()
+            assert get_json(f"{exposed.url}/healthz")[0] in {200, 503}
+            took_s.append(time.monotonic() - begun)
+        # The machine adds to it, and never takes away.
+        assert min(took_s) < 0.1
 
     _, answers, _ = break_and_heal(
         exposed, f"redis {delay_s} s each way", lambda: slow(delay_s), lambda: slow(0), during=during
