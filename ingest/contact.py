@@ -24,6 +24,7 @@ def notifications_of(
             id=contact_id(first, place),
             content=Content(to=recipient, subject=_subject(form), body=_body(form), reply_to=form.email),
             traceparent=traceparent,
+            producer=CONTACT_CLIENT,
         )
         for place, recipient in enumerate(recipients)
     )

@@ -11,9 +11,10 @@ import orjson
 
 from infra.postgres import fetch, open_pool
 from ingest.accept import WRITERS, Accepted, Known, Submission
+from schemas.addresses import is_simulated
 from schemas.errors import TransientError
 from schemas.identity import fingerprint, recipient_hash
-from schemas.messages import Content, Notification
+from schemas.stored import CONTENT_COLUMNS, NOTIFICATION_COLUMNS, stored_notification
 
 # The time that the fast path has to itself before a sweep takes a row for forgotten.
 FAST_PATH_S = 10.0
@@ -26,23 +27,26 @@ _INSERT = """
 WITH given AS (
     SELECT * FROM unnest(
         $1::uuid[], $2::uuid[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-        $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $20::text[]
+        $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $20::text[], $21::timestamptz[],
+        $22::timestamptz[], $23::text[], $24::bool[]
     ) AS given (
         id, decided_by, fingerprint, client, channel, recipient_hash, metadata, traceparent,
-        recipient, subject, body, html, reply_to, on_doubt
+        recipient, subject, body, html, reply_to, on_doubt, scheduled_for, expires_at, producer, test
     )
 ), firsts AS (
     INSERT INTO notifications
         (id, fingerprint, door, client, channel, recipient_hash, metadata, traceparent, on_doubt, accepted_at,
-         publish_after)
-    SELECT id, fingerprint, 'http', client, channel, recipient_hash, metadata::json, traceparent, on_doubt, $14, $15
+         publish_after, scheduled_for, expires_at, producer, test)
+    SELECT id, fingerprint, 'http', client, channel, recipient_hash, metadata::json, traceparent, on_doubt, $14, $15,
+        scheduled_for, expires_at, producer, test
     FROM given WHERE id = decided_by
     ON CONFLICT (id) DO NOTHING RETURNING id
 ), others AS (
     INSERT INTO notifications
         (id, fingerprint, door, client, channel, recipient_hash, metadata, traceparent, on_doubt, accepted_at,
-         publish_after)
-    SELECT id, fingerprint, 'http', client, channel, recipient_hash, metadata::json, traceparent, on_doubt, $14, $15
+         publish_after, scheduled_for, expires_at, producer, test)
+    SELECT id, fingerprint, 'http', client, channel, recipient_hash, metadata::json, traceparent, on_doubt, $14, $15,
+        scheduled_for, expires_at, producer, test
     FROM given WHERE id <> decided_by AND decided_by IN (SELECT id FROM firsts)
     ON CONFLICT (id) DO NOTHING RETURNING id
 ), fresh AS (
@@ -61,15 +65,15 @@ SELECT id FROM fresh
 
 _FIND = "SELECT id, fingerprint, client, traceparent FROM notifications WHERE id = ANY($1::uuid[])"
 
-_LEASE = """
+_LEASE = f"""
 WITH due AS MATERIALIZED (
     SELECT id FROM notifications WHERE published_at IS NULL AND publish_after < now()
     ORDER BY publish_after LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
 ), leased AS (
-    UPDATE notifications SET publish_after = now() + $2 FROM due WHERE notifications.id = due.id
-    RETURNING notifications.id, channel, metadata, traceparent, accepted_at, on_doubt
+    UPDATE notifications AS n SET publish_after = now() + $2 FROM due WHERE n.id = due.id
+    RETURNING {", ".join(f"n.{column}" for column in NOTIFICATION_COLUMNS)}
 )
-SELECT leased.*, recipient, subject, body, html, reply_to
+SELECT leased.*, {", ".join(CONTENT_COLUMNS)}
 FROM leased JOIN contents ON contents.notification_id = leased.id
 """
 
@@ -194,6 +198,10 @@ class Store:
             [form.email for _, form in contacts],
             [form.message for _, form in contacts],
             [content.on_doubt for content in contents],
+            [content.scheduled_for for content in contents],
+            [content.expires_at for content in contents],
+            [notification.producer for notification, _, _ in rows],
+            [is_simulated(content.to) for content in contents],
         )
         return {row["id"] for row in found}
 
@@ -210,27 +218,7 @@ class Store:
         commits. Row 7 would never be read again.
         """
         found = await self._fetch(self._others, _LEASE, rows_max, timedelta(seconds=SWEEP_LEASE_S))
-        return [
-            Accepted(
-                Notification(
-                    id=row["id"],
-                    # Validated when it was accepted; it is not judged twice.
-                    content=Content.model_construct(
-                        to=row["recipient"],
-                        subject=row["subject"],
-                        body=row["body"],
-                        html=row["html"],
-                        reply_to=row["reply_to"],
-                        metadata=row["metadata"],
-                        channel=row["channel"],
-                        on_doubt=row["on_doubt"],
-                    ),
-                    traceparent=row["traceparent"],
-                ),
-                row["accepted_at"],
-            )
-            for row in found
-        ]
+        return [Accepted(stored_notification(row), row["accepted_at"]) for row in found]
 
     async def release(self, ids: Sequence[UUID], *, again_after_s: float) -> None:
         """Give leased rows back: they could not be published, and may be tried again after *again_after_s*."""

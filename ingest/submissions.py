@@ -40,7 +40,7 @@ def submission_of_notify(given: object, *, keys: Sequence[str], client: str, tra
         raise InvalidRequestError("invalid_request", [*errors, *invalid.errors]) from None
     if errors:
         raise InvalidRequestError("invalid_request", errors)
-    notification = Notification(ids[0] if ids else new_id(), content, traceparent)
+    notification = Notification(ids[0] if ids else new_id(), content, traceparent, producer=client)
     return Submission(notifications=(notification,), client=client)
 
 

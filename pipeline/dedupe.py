@@ -32,6 +32,7 @@ from infra.telemetry import messaging, start_span, trace_id_of, traceparent_of
 from pipeline.dead_letter_limit import DeadLetterLimit
 from pipeline.table import Answer, Claim
 from schemas import results, topics
+from schemas.addresses import is_simulated
 from schemas.errors import FieldError
 from schemas.identity import fingerprint, recipient_hash
 from schemas.messages import Notification, Result, Source
@@ -217,6 +218,9 @@ class Deduplicator:
             occurred_at=now,
             trace_id=trace_id_of(item.notification.traceparent),
             metadata=content.metadata,
+            producer=item.notification.producer,
+            replay_of=item.notification.replay_of,
+            test=is_simulated(content.to),
         )
 
     async def _until_done(self, server: str, step: Callable[[], Awaitable[Outcome]]) -> Outcome:

@@ -50,3 +50,11 @@ _ADDRESS_IN_TEXT = re.compile(r"[^\s<>\"(),;:\[\]]+@[^\s<>\"'(),;:\[\]]+")
 def without_addresses(text: str) -> str:
     """Return *text* with everything that looks like an address replaced: relays love to repeat the recipient."""
     return _ADDRESS_IN_TEXT.sub("<address>", text) if "@" in text else text
+
+
+SIMULATOR_DOMAIN = "simulator.invalid"
+
+
+def is_simulated(address: str) -> bool:
+    """Whether *address* belongs to the simulator: it goes the whole way, and never to a relay."""
+    return address.lower().endswith("@" + SIMULATOR_DOMAIN)

@@ -69,6 +69,8 @@ def fingerprint(content: Content) -> bytes:
             *(content.metadata, content.channel),
             # A field that came later counts only where it is used: fingerprints that were stored before stay right.
             *(() if content.on_doubt == "hold" else (content.on_doubt,)),
+            *(() if content.scheduled_for is None else ({"scheduled_for": content.scheduled_for},)),
+            *(() if content.expires_at is None else ({"expires_at": content.expires_at},)),
         ],
         option=orjson.OPT_SORT_KEYS,
     )

@@ -24,6 +24,7 @@ from schemas.limits import (
     NAME_CHARS_MAX,
     SUBJECT_CHARS_MAX,
 )
+from schemas.moments import Moment
 from schemas.states import State
 from schemas.topics import REQUESTED
 
@@ -89,6 +90,7 @@ class Content(BaseModel):
 
     to: one address; one notification has one recipient. reply_to: where an answer should go.
     html: shown instead of body by readers that can. metadata: copied into every result, never looked at.
+    scheduled_for: not before this moment; None: now. expires_at: not from this moment on; None: whenever it works.
     on_doubt: when the mail was handed over and the answer never seen, hold leaves it in doubt; resend sends it once
     more, with the same Message-ID: rather twice than never.
     """
@@ -103,6 +105,8 @@ class Content(BaseModel):
     metadata: Metadata | None = None
     channel: Literal["email"] = "email"
     on_doubt: Literal["hold", "resend"] = "hold"
+    scheduled_for: Moment | None = None
+    expires_at: Moment | None = None
 
 
 class ContactRequest(BaseModel):
@@ -121,11 +125,15 @@ class Notification:
     Content with its identity.
 
     id: the one identity at both doors. traceparent: the W3C trace context it came with, None when it had none.
+    producer: which service asked for it, as far as that is known: the client at the HTTP door, what the record says of
+    itself at the other. replay_of: the notification that this one makes up for.
     """
 
     id: UUID
     content: Content
     traceparent: str | None = None
+    producer: str | None = None
+    replay_of: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +187,7 @@ class Result:
     event_id is deterministic, so a record that was published twice folds away.
     id is None only for a rejection whose record had no readable id. seq rises with each change of one id.
     duration_ms runs from accepted_at to occurred_at. errors is there for rejections only.
+    producer and replay_of: see Notification. test: its recipient is the simulator's.
     Never holds an address, a subject or a body.
     """
 
@@ -197,5 +206,7 @@ class Result:
     duration_ms: int
     trace_id: str | None
     metadata: dict[str, Any] | None
+    producer: str | None = None
+    replay_of: UUID | None = None
     errors: tuple[dict[str, str], ...] = ()
     test: bool = False

@@ -9,6 +9,7 @@ notifications.dlq            key, value and headers as they came, and dlq-* head
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +21,8 @@ from schemas.errors import FieldError, InvalidRequestError
 from schemas.json_text import parse_items, parse_json
 from schemas.limits import REQUESTS_PER_RECORD_MAX
 from schemas.messages import Content, Notification, Result, Source
-from schemas.validation import read_content, read_id
+from schemas.moments import read_moment
+from schemas.validation import read_content, read_id, read_producer
 
 Header = tuple[str, bytes]
 
@@ -72,6 +74,14 @@ def encode_request(notification: Notification) -> dict[str, Any]:
         request["channel"] = content.channel
     if content.on_doubt != "hold":
         request["on_doubt"] = content.on_doubt
+    if content.scheduled_for is not None:
+        request["scheduled_for"] = _exactly(content.scheduled_for)
+    if content.expires_at is not None:
+        request["expires_at"] = _exactly(content.expires_at)
+    if notification.producer is not None:
+        request["producer"] = notification.producer
+    if notification.replay_of is not None:
+        request["replay_of"] = str(notification.replay_of)
     return request
 
 
@@ -129,8 +139,17 @@ def _decode_item(index: int, item: object, traceparent: str | None) -> tuple[int
     if isinstance(item, InvalidRequestError):
         return Rejection(index, None, item.code, tuple(item.errors))
     found: UUID | None = None
+    producer: str | None = None
+    replay_of: UUID | None = None
     errors: list[FieldError] = []
     if isinstance(item, dict):
+        try:
+            producer = read_producer(item.get("producer"))
+        except ValueError as error:
+            errors.append(FieldError("/producer", "invalid_producer", str(error)))
+        with suppress(ValueError):
+            # Written by relevo alone; from elsewhere it is a field like any other that nobody knows.
+            replay_of = read_id(item.get("replay_of"))
         try:
             found = read_id(item.get("id"))
         except ValueError as error:
@@ -153,7 +172,7 @@ def _decode_item(index: int, item: object, traceparent: str | None) -> tuple[int
         errors += invalid.errors
     if errors or found is None:
         return Rejection(index, found, "invalid_request", tuple(errors))
-    return index, Notification(found, content, _well_formed(traceparent))
+    return index, Notification(found, content, _well_formed(traceparent), producer, replay_of)
 
 
 def _well_formed(traceparent: str | None) -> str | None:
@@ -210,6 +229,15 @@ def encode_deduplicated(notification: Notification, source: Source) -> tuple[byt
     return str(notification.id).encode(), orjson.dumps(encode_request(notification)), headers
 
 
+def _exactly(moment: datetime) -> str:
+    # To the microsecond: it counts for the fingerprint, which is the same before and behind a topic.
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else read_moment(text)
+
+
 _TEXTS = ("id", "to", "subject", "body")
 
 
@@ -235,8 +263,12 @@ def decode_deduplicated(value: bytes, headers: Sequence[Header]) -> tuple[Notifi
             metadata=request.get("metadata"),
             channel=request.get("channel", "email"),
             on_doubt=request.get("on_doubt", "hold"),
+            scheduled_for=_moment(request.get("scheduled_for")),
+            expires_at=_moment(request.get("expires_at")),
         ),
         traceparent=_well_formed(header(headers, TRACEPARENT_HEADER)),
+        producer=request.get("producer"),
+        replay_of=UUID(request["replay_of"]) if "replay_of" in request else None,
     )
     return notification, decode_source(headers)
 
@@ -263,6 +295,8 @@ def encode_result(result: Result) -> bytes:
             "duration_ms": result.duration_ms,
             "trace_id": result.trace_id,
             "metadata": result.metadata,
+            "producer": result.producer,
+            "replay_of": None if result.replay_of is None else str(result.replay_of),
             "test": result.test,
             **({"errors": result.errors} if result.errors else {}),
         }

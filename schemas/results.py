@@ -24,6 +24,9 @@ def change(
     occurred_at: datetime,
     trace_id: str | None,
     metadata: dict[str, Any] | None,
+    producer: str | None,
+    replay_of: UUID | None,
+    test: bool,
 ) -> Result:
     """Return the result that tells of change number *seq* of one notification's state."""
     return Result(
@@ -42,6 +45,9 @@ def change(
         duration_ms=_since_ms(accepted_at, occurred_at),
         trace_id=trace_id,
         metadata=metadata,
+        producer=producer,
+        replay_of=replay_of,
+        test=test,
     )
 
 

@@ -32,7 +32,11 @@ class NotificationRow(SQLModel, table=True):
     lease of whoever is publishing now. seq: the number of the last event. attempt: how many were begun.
     worker: who claimed it, while state is sending. next_attempt_at: it waits in the ledger until then; null: a record
     of Kafka has it. doubts: how often its answer was not seen; on_doubt says whether that may be followed by another
-    attempt.
+    attempt. scheduled_for: as its request said, and never changed, because it counts for the fingerprint: when it is
+    really due stands in next_attempt_at. expires_at: not sent from then on. producer: which service asked for it.
+    replay_of: the notification that this one makes up for; replay: the order (see replays) that made it. test: its
+    recipient is the simulator's. deduplicated_*: where and since when it stands on notifications.deduplicated, as
+    whoever claimed it read it there.
     """
 
     __tablename__ = "notifications"
@@ -73,6 +77,15 @@ class NotificationRow(SQLModel, table=True):
     next_attempt_at: datetime | None = Field(default=None, sa_type=_MOMENT)
     on_doubt: str = Field(default="hold", sa_column_kwargs={"server_default": "hold"})
     doubts: int = Field(default=0, sa_type=sa.SmallInteger, sa_column_kwargs={"server_default": "0"})
+    scheduled_for: datetime | None = Field(default=None, sa_type=_MOMENT)
+    expires_at: datetime | None = Field(default=None, sa_type=_MOMENT)
+    producer: str | None = None
+    replay_of: UUID | None = None
+    replay: UUID | None = None
+    test: bool = Field(default=False, sa_column_kwargs={"server_default": sa.false()})
+    deduplicated_at: datetime | None = Field(default=None, sa_type=_MOMENT)
+    deduplicated_partition: int | None = None
+    deduplicated_offset: int | None = Field(default=None, sa_type=sa.BigInteger)
 
 
 class ContentRow(SQLModel, table=True):

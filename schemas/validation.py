@@ -6,6 +6,7 @@ from uuid import UUID
 from pydantic import BaseModel, ValidationError
 
 from schemas.errors import FieldError, InvalidRequestError
+from schemas.limits import PRODUCER_CHARS_MAX
 from schemas.messages import ContactRequest, Content
 
 # What the validator calls it: what we call it, and what to do about it. {…} is filled from the validator's context.
@@ -20,7 +21,7 @@ _CODES: dict[str, tuple[str, str]] = {
     "finite_number": ("invalid_number", "must be a finite number"),
 }
 # Errors that our own validators raise carry their sentence with them.
-_OWN = {"control_character", "blank", "invalid_address", "invalid_name", "invalid_value"}
+_OWN = {"control_character", "blank", "invalid_address", "invalid_name", "invalid_time", "invalid_value"}
 
 _NAME_CHARS_SHOWN_MAX = 64
 
@@ -68,6 +69,20 @@ def read_id(given: object) -> UUID:
             if str(found) == given.lower():
                 return found
     raise ValueError("must be a UUID such as 0191e7a0-5c3f-7cc2-9e0a-3d6f1d2b4c5e")
+
+
+def read_producer(given: object) -> str | None:
+    """
+    Return the name that a record gives its producer; None: it gives none.
+
+    Raises:
+        ValueError: it is no name. The sentence is for people and does not repeat the input.
+    """
+    if given is None:
+        return None
+    if isinstance(given, str) and 1 <= len(given) <= PRODUCER_CHARS_MAX and given.isascii() and given.isprintable():
+        return given
+    raise ValueError(f"must be a name of 1 to {PRODUCER_CHARS_MAX} printable ASCII characters")
 
 
 def _read(model: type[Model], given: object, accepts: frozenset[str] | None) -> Model:

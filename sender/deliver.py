@@ -27,6 +27,7 @@ from infra.logs import get_logger
 from infra.metrics import ATTEMPTS, END_TO_END_SECONDS, OUTCOMES
 from infra.patience import until_through
 from infra.telemetry import fail_span, start_span
+from schemas.addresses import is_simulated
 from schemas.messages import Reason
 from schemas.states import TERMINAL, State
 from sender.channel import STOPS, Channel
@@ -289,6 +290,9 @@ class Deliverer:
             occurred_at=outcome.occurred_at,
             traceparent=enrolment.notification.traceparent,
             metadata=enrolment.notification.content.metadata,
+            producer=enrolment.notification.producer,
+            replay_of=enrolment.notification.replay_of,
+            test=is_simulated(enrolment.notification.content.to),
         )
         log.info(
             "attempt_ended",

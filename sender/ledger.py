@@ -15,8 +15,10 @@ import asyncpg
 
 from infra.batching import Batcher
 from infra.postgres import fetch
-from schemas.messages import Content, Notification, Reason, Source
+from schemas.addresses import is_simulated
+from schemas.messages import Notification, Reason, Source
 from schemas.states import TERMINAL, State, states_before
+from schemas.stored import CONTENT_COLUMNS, NOTIFICATION_COLUMNS, stored_notification
 
 ENROL_ROWS_MAX = 500
 CLAIM_ROWS_MAX = 500
@@ -103,6 +105,9 @@ class Unpublished:
     occurred_at: datetime
     traceparent: str | None
     metadata: dict[str, Any] | None
+    producer: str | None
+    replay_of: UUID | None
+    test: bool
 
 
 def _sql_states(states: Sequence[State]) -> str:
@@ -114,14 +119,17 @@ WITH given AS (
     SELECT * FROM unnest(
         $1::uuid[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::json[], $7::text[], $8::int[], $9::bigint[],
         $10::smallint[], $11::timestamptz[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
-        $17::text[]
+        $17::text[], $18::timestamptz[], $19::timestamptz[], $20::text[], $21::uuid[], $22::bool[]
     ) AS given (id, fingerprint, door, channel, recipient_hash, metadata, traceparent, source_partition,
-        source_offset, source_index, accepted_at, recipient, subject, body, html, reply_to, on_doubt)
+        source_offset, source_index, accepted_at, recipient, subject, body, html, reply_to, on_doubt, scheduled_for,
+        expires_at, producer, replay_of, test)
 ), new AS (
     INSERT INTO notifications (id, fingerprint, door, channel, recipient_hash, metadata, traceparent,
-        source_partition, source_offset, source_index, accepted_at, published_at, on_doubt)
+        source_partition, source_offset, source_index, accepted_at, published_at, on_doubt, scheduled_for, expires_at,
+        producer, replay_of, test)
     SELECT id, fingerprint, door, channel, recipient_hash, metadata, traceparent,
-        source_partition, source_offset, source_index, accepted_at, now(), on_doubt
+        source_partition, source_offset, source_index, accepted_at, now(), on_doubt, scheduled_for, expires_at,
+        producer, replay_of, test
     FROM given
     ON CONFLICT (id) DO NOTHING
     RETURNING id, state, attempt, fingerprint, accepted_at, worker, false AS parked, doubts
@@ -195,7 +203,7 @@ WHERE events.notification_id = given.id AND events.seq = given.seq AND published
 _UNPUBLISHED = """
 SELECT e.notification_id, e.seq, e.status, e.attempt, e.reason_class, e.reason_code, e.smtp, e.occurred_at,
     n.channel, n.door, n.source_partition, n.source_offset, n.source_index, n.recipient_hash, n.accepted_at,
-    n.traceparent, n.metadata
+    n.traceparent, n.metadata, n.producer, n.replay_of, n.test
 FROM events AS e JOIN notifications AS n ON n.id = e.notification_id
 WHERE e.published_at IS NULL AND e.occurred_at < now() - make_interval(secs => $1)
 ORDER BY e.occurred_at
@@ -232,13 +240,13 @@ SELECT id, seq, state, attempt, name, 'unknown', 'worker_lost', now() FROM moved
 RETURNING status
 """
 
-_CONTENT = """
-SELECT taken.*, recipient, subject, body, html, reply_to
+_CONTENT = f"""
+SELECT taken.*, {", ".join(CONTENT_COLUMNS)}
 FROM taken JOIN contents ON contents.notification_id = taken.id
 """
 
-_TAKEN = (
-    "id, door, channel, metadata, traceparent, source_partition, source_offset, source_index, accepted_at, on_doubt"
+_TAKEN = ", ".join(
+    f"n.{column}" for column in (*NOTIFICATION_COLUMNS, "door", "source_partition", "source_offset", "source_index")
 )
 
 # publish_after is the lease of whoever puts them back: should that process die, they are free again when it ends.
@@ -249,7 +257,7 @@ WITH due AS MATERIALIZED (
     ORDER BY next_attempt_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
 ), taken AS (
     UPDATE notifications AS n SET publish_after = now() + make_interval(secs => $2)
-    FROM due WHERE n.id = due.id RETURNING n.{_TAKEN.replace(", ", ", n.")}
+    FROM due WHERE n.id = due.id RETURNING {_TAKEN}
 )
 {_CONTENT}
 """
@@ -264,7 +272,7 @@ WITH forgotten AS MATERIALIZED (
     ORDER BY accepted_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
 ), taken AS (
     UPDATE notifications AS n SET publish_after = now() + make_interval(secs => $2)
-    FROM forgotten WHERE n.id = forgotten.id RETURNING n.{_TAKEN.replace(", ", ", n.")}
+    FROM forgotten WHERE n.id = forgotten.id RETURNING {_TAKEN}
 )
 {_CONTENT}
 """
@@ -323,6 +331,11 @@ class Ledger:
             [content.html for content in contents],
             [content.reply_to for content in contents],
             [content.on_doubt for content in contents],
+            [content.scheduled_for for content in contents],
+            [content.expires_at for content in contents],
+            [each.notification.producer for each in enrolments],
+            [each.notification.replay_of for each in enrolments],
+            [is_simulated(content.to) for content in contents],
         )
         standings = {row["id"]: self._standing(row) for row in rows}
         # Inserted by somebody else between our snapshot and our insert: in neither half of the union.
@@ -445,18 +458,8 @@ class Ledger:
 
 
 def _waiting(row: asyncpg.Record) -> Waiting:
-    content = Content.model_construct(
-        to=row["recipient"],
-        subject=row["subject"],
-        body=row["body"],
-        html=row["html"],
-        reply_to=row["reply_to"],
-        metadata=row["metadata"],
-        channel=row["channel"],
-        on_doubt=row["on_doubt"],
-    )
     source = Source(row["door"], row["source_partition"], row["source_offset"], row["source_index"])
-    return Waiting(Notification(row["id"], content, row["traceparent"]), source, row["accepted_at"])
+    return Waiting(stored_notification(row), source, row["accepted_at"])
 
 
 def _unpublished(row: asyncpg.Record) -> Unpublished:
@@ -476,4 +479,7 @@ def _unpublished(row: asyncpg.Record) -> Unpublished:
         occurred_at=row["occurred_at"],
         traceparent=row["traceparent"],
         metadata=row["metadata"],
+        producer=row["producer"],
+        replay_of=row["replay_of"],
+        test=row["test"],
     )

@@ -88,6 +88,9 @@ def _outgoing(change: Unpublished) -> Outgoing:
         occurred_at=change.occurred_at,
         trace_id=trace_id_of(change.traceparent),
         metadata=change.metadata,
+        producer=change.producer,
+        replay_of=change.replay_of,
+        test=change.test,
     )
     return Outgoing(result_key(result), encode_result(result), _traced(change))
 

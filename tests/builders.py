@@ -17,8 +17,8 @@ def make_content(**changes):
 
 def make_notification(**changes):
     identity = changes.pop("id", None) or uuid4()
-    traceparent = changes.pop("traceparent", None)
-    return Notification(identity, make_content(**changes), traceparent)
+    about = {name: changes.pop(name, None) for name in ("traceparent", "producer", "replay_of")}
+    return Notification(identity, make_content(**changes), **about)
 
 
 def make_enrolment(**changes):

@@ -64,14 +64,15 @@ def test_the_same_key_twice_is_one_key():
 
 
 def test_all_errors_come_at_once():
-    given = {"id": "nope", "to": "nobody", "subject": "a\r\nBcc: b", "scheduled_for": "later"}
+    given = {"id": "nope", "to": "nobody", "subject": "a\r\nBcc: b", "priority": "high", "scheduled_for": "later"}
     assert set(errors_of(notify, given, "ñ")) == {
         ("", "invalid_idempotency_key"),
         ("/id", "invalid_uuid"),
         ("/to", "invalid_address"),
         ("/subject", "control_character"),
         ("/body", "required"),
-        ("/scheduled_for", "unknown_field"),
+        ("/priority", "unknown_field"),
+        ("/scheduled_for", "invalid_time"),
     }
 
 

@@ -21,6 +21,7 @@ from schemas.records import (
     decode_deduplicated,
     decode_requested,
     decode_source,
+    encode_deduplicated,
     encode_request,
     encode_requested,
     encode_result,
@@ -33,6 +34,7 @@ from schemas.states import TERMINAL, State
 from tests.builders import make_notification
 
 ID = UUID("0191e7a0-5c3f-7cc2-9e0a-3d6f1d2b4c5e")
+OTHER_ID = UUID("0191e7a0-5c3f-7cc2-9e0a-3d6f1d2b4c5f")
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 OTHER_TRACE = "00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 REQUEST = {"id": str(ID), "to": "receiver@example.org", "subject": "Alerta", "body": "Se ha detectado."}
@@ -113,7 +115,7 @@ def test_a_context_that_is_none_goes_nowhere(context):
 
 
 def test_unknown_fields_are_ignored():
-    more = {"schema": "notifications.requested/1.7", "priority": [{"deep": {}}], "": None, "scheduled_for": "soon"}
+    more = {"schema": "notifications.requested/1.7", "priority": [{"deep": {}}], "": None, "send_at": "soon"}
     ((index, notification),) = decode_requested(json.dumps(REQUEST | more).encode(), None)
     assert (index, notification) == (0, make_notification(id=ID))
 
@@ -325,6 +327,9 @@ def a_change(**changes):
         "occurred_at": ACCEPTED_AT + timedelta(seconds=1.5),
         "trace_id": "0af7651916cd43dd8448eb211c80319c",
         "metadata": {"order": 17},
+        "producer": "billing",
+        "replay_of": OTHER_ID,
+        "test": False,
     }
     return results.change(**(given_fields | changes))
 
@@ -347,21 +352,34 @@ def test_a_result_has_exactly_the_fields_of_the_contract():
         "duration_ms": 1500,
         "trace_id": "0af7651916cd43dd8448eb211c80319c",
         "metadata": {"order": 17},
+        "producer": "billing",
+        "replay_of": str(OTHER_ID),
         "test": False,
     }
     assert result_key(a_change()) == str(ID).encode()
 
 
+def test_a_schedule_a_producer_and_a_replay_come_through_both_topics():
+    at = datetime(2026, 12, 24, 9, 0, 0, 123456, tzinfo=UTC)
+    given = make_notification(
+        id=ID, scheduled_for=at, expires_at=at + timedelta(days=1), producer="billing", replay_of=OTHER_ID
+    )
+    assert decode_requested(encode_requested([given]), None) == [(0, given)]
+    _, value, headers = encode_deduplicated(given, Source("kafka", 3, 912, 7))
+    assert decode_deduplicated(value, headers)[0] == given
+
+
+@pytest.mark.parametrize("producer", ["", "x" * 129, "a\nb", "ñ", 7])
+def test_a_producer_must_be_a_name(producer):
+    (rejected,) = decode_requested(json.dumps(REQUEST | {"producer": producer}).encode(), None)
+    assert [(error.pointer, error.code) for error in rejected.errors] == [("/producer", "invalid_producer")]
+
+
 def test_what_a_result_does_not_have_is_null():
-    empty = a_change(status=State.QUEUED, reason=None, source=None, recipient_hash=None, trace_id=None, metadata=None)
+    missing = ("reason", "source", "recipient_hash", "trace_id", "metadata", "producer", "replay_of")
+    empty = a_change(status=State.QUEUED, **dict.fromkeys(missing))
     found = json.loads(encode_result(empty))
-    assert [name for name, value in found.items() if value is None] == [
-        "reason",
-        "source",
-        "recipient_hash",
-        "trace_id",
-        "metadata",
-    ]
+    assert [name for name, value in found.items() if value is None] == list(missing)
     assert found.keys() == json.loads(encode_result(a_change())).keys()
 
 

@@ -12,7 +12,9 @@ def test_the_table_speaks_of_every_state_and_of_nothing_else():
 
 
 def test_the_terminal_states_are_those_of_the_contract():
-    assert {str(state) for state in TERMINAL} == {"sent", "failed", "bounced", "in_doubt", "rejected"}
+    assert {str(state) for state in TERMINAL} == {
+        *("sent", "failed", "bounced", "in_doubt", "suppressed", "expired", "cancelled", "rejected")
+    }
 
 
 def test_nothing_leaves_a_terminal_state_but_a_late_bounce():

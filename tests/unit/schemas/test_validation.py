@@ -32,7 +32,8 @@ def content_errors(accepts=None, **changes):
 
 def test_a_request_needs_only_three_fields():
     content = read_content(GOOD, accepts=frozenset())
-    defaults = {"html": None, "reply_to": None, "metadata": None, "channel": "email", "on_doubt": "hold"}
+    nothing = dict.fromkeys(("html", "reply_to", "metadata", "scheduled_for", "expires_at"))
+    defaults = nothing | {"channel": "email", "on_doubt": "hold"}
     assert content.model_dump() == GOOD | defaults
 
 
