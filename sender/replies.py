@@ -1,7 +1,7 @@
 """
 What a relay's reply, or its silence, means for one notification. Pure: one table, no I/O.
 
-Six verdicts, and every sign of the relay leads to exactly one. Where the enhanced status code (RFC 3463) and the
+Every sign of the relay leads to exactly one verdict. Where the enhanced status code (RFC 3463) and the
 basic one disagree, the enhanced one counts: it is the more exact.
 """
 
@@ -22,6 +22,7 @@ class Verdict(StrEnum):
     PERMANENT = "permanent"  # refused for good: never try again
     CONFIGURATION = "configuration"  # not this notification's fault: stop the channel, a person must act
     IN_DOUBT = "in_doubt"  # handed over, and no answer was seen: never try again by ourselves
+    SUPPRESSED = "suppressed"  # a recipient that is not written to: not the relay's word, it was never asked
 
 
 class Phase(StrEnum):
@@ -32,7 +33,7 @@ class Phase(StrEnum):
     AUTH = "auth"
     MAIL = "mail"
     RCPT = "rcpt"
-    DATA = "data"  # the command, up to its 354
+    DATA = "data"  # the command, up to the first byte of the message
     DOT = "dot"  # the message is on its way: only an explicit refusal says that it was not taken
 
 
@@ -131,7 +132,8 @@ def judge_silence(phase: Phase, code: str) -> Judgement:
 
     Args:
         phase: of what was being waited for.
-        code: what happened: connection_refused, connection_lost, timeout, dns_failure or tls_failure.
+        code: what happened: connection_refused, connection_lost, timeout, dns_failure, tls_failure, or, where something
+            came that answers nothing, unreadable_reply or out_of_step.
     Source: RFC 5321 4.2.5: only the reply to the final dot tells whether the message was taken.
     """
     if phase is Phase.DOT:

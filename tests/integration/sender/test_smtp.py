@@ -85,12 +85,12 @@ def mail_to(recipient):
 async def send(relay, recipient, *, go_on=True):
     asked = []
 
-    async def before_data():
+    async def before_message():
         asked.append(recipient)
         return go_on
 
     async with asyncio.timeout(20), relay.slot():
-        judgement = await relay.send(mail_to(recipient), before_data)
+        judgement = await relay.send(mail_to(recipient), before_message)
     return judgement, len(asked)
 
 
