@@ -12,25 +12,37 @@ from schemas.limits import HTTP_BODY_BYTES_MAX
 BODY_S_MAX = 10.0
 
 
-async def read_json(request: web.Request) -> Any:
+async def read_json(request: web.Request, *, bytes_max: int = HTTP_BODY_BYTES_MAX) -> Any:
     """
-    Read the body, no more of it than is allowed and no longer than is allowed, and parse it.
+    Read the body, no more of it than *bytes_max* and no longer than BODY_S_MAX, and parse it.
 
     Raises:
         ProblemError: unsupported_media_type, body_too_large, body_timeout or bad_request.
         InvalidRequestError: invalid_json.
     """
-    # Before a byte is read: a compressed body of a megabyte may hold a gigabyte.
-    if hdrs.CONTENT_ENCODING in request.headers or not _is_json(request):
+    if not _is_json(request):
         raise ProblemError("unsupported_media_type")
-    if (request.content_length or 0) > HTTP_BODY_BYTES_MAX:
+    return parse_json(await read_body(request, bytes_max=bytes_max))
+
+
+async def read_body(request: web.Request, *, bytes_max: int) -> bytes:
+    """
+    Read the body, whatever it is, no more of it than *bytes_max* and no longer than BODY_S_MAX.
+
+    Raises:
+        ProblemError: unsupported_media_type (it is compressed), body_too_large, body_timeout or bad_request.
+    """
+    # Before a byte is read: a compressed body of a megabyte may hold a gigabyte.
+    if hdrs.CONTENT_ENCODING in request.headers:
+        raise ProblemError("unsupported_media_type")
+    if (request.content_length or 0) > bytes_max:
         raise ProblemError("body_too_large")
     if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
     try:
         async with asyncio.timeout(BODY_S_MAX):
-            return parse_json(await _read_bytes(request))
+            return await _read_bytes(request, bytes_max)
     except TimeoutError:
         raise ProblemError("body_timeout") from None
     except web.RequestPayloadError:
@@ -41,10 +53,10 @@ def _is_json(request: web.Request) -> bool:
     return request.content_type == "application/json" and (request.charset or "utf-8").lower() in {"utf-8", "utf8"}
 
 
-async def _read_bytes(request: web.Request) -> bytes:
+async def _read_bytes(request: web.Request, bytes_max: int) -> bytes:
     body = bytearray()
     while chunk := await request.content.readany():
         body += chunk
-        if len(body) > HTTP_BODY_BYTES_MAX:
+        if len(body) > bytes_max:
             raise ProblemError("body_too_large")
     return bytes(body)

@@ -2,21 +2,29 @@
 Records: how messages become Kafka keys, values and headers, and how they are read back.
 
 notifications.requested      value: one request, or an array of up to 500; key: free
-notifications.deduplicated   value: one request; key: its id; timestamp: when it was accepted; header relevo-source
-notifications.results        value: one result; key: its id
-notifications.dlq            key, value and headers as they came, and dlq-* headers
+notifications.deduplicated   value: one request; key: its id; timestamp: when it was accepted; headers relevo-source and
+                             relevo-deduplicated-at, which records of the first version lack
+notifications.results        value: one result; key: its id; headers: those of a CloudEvent
+notifications.dlq            see schemas.dead_letters
 """
 
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import orjson
 
+from schemas.cloud_events import (
+    TRACEPARENT_ATTRIBUTE,
+    CloudEvent,
+    constant_headers,
+    event_headers,
+    read_cloud_event,
+)
 from schemas.errors import FieldError, InvalidRequestError
 from schemas.json_text import parse_items, parse_json
 from schemas.limits import REQUESTS_PER_RECORD_MAX
@@ -29,11 +37,19 @@ Header = tuple[str, bytes]
 TRACEPARENT_HEADER = "traceparent"  # W3C Trace Context
 DOOR_HEADER = "relevo-door"  # set by ingest; a record without it came from a producer
 SOURCE_HEADER = "relevo-source"  # "door partition offset index" of the request on notifications.requested
+# When it was put on notifications.deduplicated, in Unix microseconds. A header of its own: a sender of the first
+# version takes nothing but those four words for a source.
+FORWARDED_HEADER = "relevo-deduplicated-at"
 
 REQUEST_SCHEMA = "notifications.requested/1"
 RESULT_SCHEMA = "notifications.results/1"
 
-_MAJOR = "/1"
+# The names ($id) of their JSON Schema files in schemas/contract/.
+REQUEST_SCHEMA_ID = "urn:relevo:schema:notifications.requested:1"
+RESULT_SCHEMA_ID = "urn:relevo:schema:notifications.results:1"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 # The form of a W3C traceparent; what it names is read in infra.telemetry. Anything else is as good as none: it would
 # be stored, and a NUL in it alone would be refused by Postgres for ever.
@@ -46,13 +62,14 @@ class Rejection:
     An item of a record that cannot become a notification.
 
     index: its place in the array, 0 for a lone object or when the whole record is unreadable.
-    id: None when not even that could be read.
+    id, producer: None when not even that could be read.
     """
 
     index: int
     id: UUID | None
     code: str
     errors: tuple[FieldError, ...]
+    producer: str | None = None
 
 
 def encode_request(notification: Notification) -> dict[str, Any]:
@@ -104,13 +121,45 @@ def encode_requested(notifications: Sequence[Notification]) -> bytes:
     return orjson.dumps(items)
 
 
-def decode_requested(value: bytes | None, traceparent: str | None) -> list[tuple[int, Notification] | Rejection]:
+def read_requested(
+    value: bytes | None, headers: Sequence[Header], *, at: datetime | None = None
+) -> list[tuple[int, Notification] | Rejection]:
+    """
+    Read one record of notifications.requested, its headers too; see `decode_requested`.
+
+    A CloudEvent of a version that we do not know is refused as a whole.
+    Args:
+        at: what the record's timestamp says; None: its schedule's horizon is not judged.
+    """
+    try:
+        event = read_cloud_event(headers) if headers else None
+    except InvalidRequestError as invalid:
+        return [Rejection(0, None, invalid.code, tuple(invalid.errors))]
+    # What ingest accepted was judged there, by its own clock, and must not be refused for being a moment older here.
+    return decode_requested(
+        value, trace_context(headers), event, at=None if header(headers, DOOR_HEADER) == "http" else at
+    )
+
+
+def trace_context(headers: Sequence[Header]) -> str | None:
+    """Return the trace context of a record, well-formed or not: its own header, or that of its CloudEvent."""
+    found = header(headers, TRACEPARENT_HEADER)
+    return header(headers, TRACEPARENT_ATTRIBUTE) if found is None else found
+
+
+def decode_requested(
+    value: bytes | None, traceparent: str | None, event: CloudEvent | None = None, *, at: datetime | None = None
+) -> list[tuple[int, Notification] | Rejection]:
     """
     Read one record of notifications.requested, item by item: a bad item never takes its neighbours along.
 
     Args:
         value: the record's value.
         traceparent: the record's own trace context; an item that carries one has its own.
+        event: the CloudEvent that the record is. Its source is the producer of items that name none, its id that of a
+            lone request that has none.
+        at: from when on the horizon of a schedule counts; None: that is not judged. Of the record, and never the
+            present: a record that is read again must be judged as it was the first time.
     Returns:
         For each item, in order: (index, notification), or why it cannot be one. Never empty: a record that is
         unreadable as a whole is one Rejection.
@@ -125,17 +174,22 @@ def decode_requested(value: bytes | None, traceparent: str | None) -> list[tuple
             if parsed is None:
                 raise
         if not isinstance(parsed, list):
-            return [_decode_item(0, parsed, traceparent)]
+            return [_decode_item(0, parsed, traceparent, event, at)]
         if not parsed:
             raise _invalid("empty", "the array has no items")
         if len(parsed) > REQUESTS_PER_RECORD_MAX:
             raise _invalid("too_many", f"an array may carry at most {REQUESTS_PER_RECORD_MAX} requests")
     except InvalidRequestError as invalid:
         return [Rejection(0, None, invalid.code, tuple(invalid.errors))]
-    return [_decode_item(index, item, traceparent) for index, item in enumerate(parsed)]
+    if event is not None:
+        # It names one request; of several, each names itself.
+        event = replace(event, id="")
+    return [_decode_item(index, item, traceparent, event, at) for index, item in enumerate(parsed)]
 
 
-def _decode_item(index: int, item: object, traceparent: str | None) -> tuple[int, Notification] | Rejection:
+def _decode_item(
+    index: int, item: object, traceparent: str | None, event: CloudEvent | None, at: datetime | None
+) -> tuple[int, Notification] | Rejection:
     if isinstance(item, InvalidRequestError):
         return Rejection(index, None, item.code, tuple(item.errors))
     found: UUID | None = None
@@ -143,15 +197,20 @@ def _decode_item(index: int, item: object, traceparent: str | None) -> tuple[int
     replay_of: UUID | None = None
     errors: list[FieldError] = []
     if isinstance(item, dict):
+        named = item.get("producer")
         try:
-            producer = read_producer(item.get("producer"))
+            producer = read_producer(event.source if named is None and event is not None else named)
         except ValueError as error:
-            errors.append(FieldError("/producer", "invalid_producer", str(error)))
+            errors.append(
+                FieldError("", "invalid_producer", f"the header ce_source {error}; or name the producer in the request")
+                if named is None
+                else FieldError("/producer", "invalid_producer", str(error))
+            )
         with suppress(ValueError):
             # Written by relevo alone; from elsewhere it is a field like any other that nobody knows.
             replay_of = read_id(item.get("replay_of"))
         try:
-            found = read_id(item.get("id"))
+            found = read_id(event.id if event is not None and event.id and "id" not in item else item.get("id"))
         except ValueError as error:
             errors.append(
                 FieldError("/id", "invalid_uuid", str(error))
@@ -159,7 +218,7 @@ def _decode_item(index: int, item: object, traceparent: str | None) -> tuple[int
                 else FieldError("/id", "required", "is required")
             )
         version = item.get("schema", REQUEST_SCHEMA)
-        if not isinstance(version, str) or not _understood(version):
+        if not isinstance(version, str) or not understood(version, REQUEST_SCHEMA):
             errors.append(
                 FieldError("/schema", "unknown_version", f"must be {REQUEST_SCHEMA} or a minor version of it")
             )
@@ -167,11 +226,11 @@ def _decode_item(index: int, item: object, traceparent: str | None) -> tuple[int
         if isinstance(own, str):
             traceparent = own
     try:
-        content = read_content(item, accepts=None)
+        content = read_content(item, accepts=None, at=at)
     except InvalidRequestError as invalid:
         errors += invalid.errors
     if errors or found is None:
-        return Rejection(index, found, "invalid_request", tuple(errors))
+        return Rejection(index, found, "invalid_request", tuple(errors), producer)
     return index, Notification(found, content, _well_formed(traceparent), producer, replay_of)
 
 
@@ -179,9 +238,11 @@ def _well_formed(traceparent: str | None) -> str | None:
     return traceparent if traceparent is not None and _TRACEPARENT.fullmatch(traceparent) else None
 
 
-def _understood(version: str) -> bool:
+def understood(version: str, schema: str) -> bool:
+    """Tell whether whoever knows *schema* can read a record of *version*: of the same major version."""
+    # The name has a dot, too.
     name, _, number = version.rpartition("/")
-    return name == "notifications.requested" and number.split(".")[0] == _MAJOR[1:]
+    return f"{name}/{number.split('.')[0]}" == schema
 
 
 def _invalid(code: str, detail: str) -> InvalidRequestError:
@@ -207,6 +268,22 @@ def decode_source(headers: Iterable[Header]) -> Source:
     return Source("http" if door == "http" else "kafka", int(partition), int(offset), int(index))
 
 
+def encode_forwarded(at: datetime) -> Header:
+    """Return the header that says since when a record stands on notifications.deduplicated."""
+    return FORWARDED_HEADER, str((at - _EPOCH) // _MICROSECOND).encode()
+
+
+def decode_forwarded(headers: Iterable[Header]) -> datetime | None:
+    """Read the header that `encode_forwarded` wrote; None: there is none, as in the first version, or it is none."""
+    text = header(headers, FORWARDED_HEADER)
+    if text is None:
+        return None
+    try:
+        return _EPOCH + int(text) * _MICROSECOND
+    except (ValueError, OverflowError):
+        return None
+
+
 def header(headers: Iterable[Header], name: str) -> str | None:
     """Return the last header called *name* as text; None: there is none, or it is not UTF-8."""
     found = None
@@ -221,9 +298,18 @@ def header(headers: Iterable[Header], name: str) -> str | None:
         return None
 
 
-def encode_deduplicated(notification: Notification, source: Source) -> tuple[bytes, bytes, list[Header]]:
-    """Return key, value and headers of one record of notifications.deduplicated."""
+def encode_deduplicated(
+    notification: Notification, source: Source, forwarded: Header | None = None
+) -> tuple[bytes, bytes, list[Header]]:
+    """
+    Return key, value and headers of one record of notifications.deduplicated.
+
+    Args:
+        forwarded: what `encode_forwarded` makes of this moment, one for all records of a batch; None: left out.
+    """
     headers = [encode_source(source)]
+    if forwarded is not None:
+        headers.append(forwarded)
     if notification.traceparent is not None:
         headers.append((TRACEPARENT_HEADER, notification.traceparent.encode()))
     return str(notification.id).encode(), orjson.dumps(encode_request(notification)), headers
@@ -273,15 +359,49 @@ def decode_deduplicated(value: bytes, headers: Sequence[Header]) -> tuple[Notifi
     return notification, decode_source(headers)
 
 
+_EVENT_HEADERS = constant_headers(RESULT_SCHEMA_ID)
+
+
+def encode_result_record(result: Result, traceparent: str | None = None) -> tuple[bytes, bytes, list[Header]]:
+    """
+    Return key, value and headers of one record of notifications.results.
+
+    Args:
+        traceparent: the trace context that its readers should continue.
+    """
+    # As text: a database driver's own kind of UUID is none to the encoder.
+    event_id = str(result.event_id)
+    notification_id = None if result.id is None else str(result.id)
+    occurred_at = timestamp(result.occurred_at)
+    headers = event_headers(
+        event_id=event_id,
+        status=result.status,
+        subject=notification_id,
+        occurred_at=occurred_at,
+        constant=_EVENT_HEADERS,
+    )
+    if traceparent is not None:
+        headers.append((TRACEPARENT_HEADER, traceparent.encode()))
+    # Where no id could be read, the event's own is the key.
+    return (
+        (notification_id or event_id).encode(),
+        _result_value(result, event_id, notification_id, occurred_at),
+        headers,
+    )
+
+
 def encode_result(result: Result) -> bytes:
     """Return the value of one record of notifications.results."""
+    return encode_result_record(result)[1]
+
+
+def _result_value(result: Result, event_id: str, notification_id: str | None, occurred_at: str) -> bytes:
     reason = result.reason
     return orjson.dumps(
         {
             "schema": RESULT_SCHEMA,
-            # As text: a database driver's own kind of UUID is none to the encoder.
-            "event_id": str(result.event_id),
-            "id": None if result.id is None else str(result.id),
+            "event_id": event_id,
+            "id": notification_id,
             "seq": result.seq,
             "status": result.status,
             "terminal": result.terminal,
@@ -291,7 +411,7 @@ def encode_result(result: Result) -> bytes:
             "source": None if result.source is None else result.source.as_json(),
             "recipient_hash": result.recipient_hash,
             "accepted_at": timestamp(result.accepted_at),
-            "occurred_at": timestamp(result.occurred_at),
+            "occurred_at": occurred_at,
             "duration_ms": result.duration_ms,
             "trace_id": result.trace_id,
             "metadata": result.metadata,
@@ -303,49 +423,6 @@ def encode_result(result: Result) -> bytes:
     )
 
 
-def result_key(result: Result) -> bytes:
-    """Return the record key of a result: the notification id, or, where none could be read, the event id."""
-    return str(result.id or result.event_id).encode()
-
-
 def timestamp(moment: datetime) -> str:
     """Return *moment* as RFC 3339 in UTC with milliseconds, the only form of time that relevo writes."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a dead letter stood before: topic, partition, offset, and its timestamp in Unix milliseconds."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp_ms: int
-
-
-DEAD_LETTER_MESSAGE_BYTES_MAX = 1024
-
-
-def _cut(message: str) -> bytes:
-    return message.encode()[:DEAD_LETTER_MESSAGE_BYTES_MAX].decode(errors="ignore").encode()
-
-
-def dead_letter_headers(origin: Origin, headers: Iterable[Header], reason: str, message: str) -> list[Header]:
-    """
-    Return the headers of a dead letter: those it came with, then why and from where.
-
-    Args:
-        reason: a stable code, such as invalid_json.
-        message: for people, cut to 1 KiB; it holds no input. A header too large would make the dead letter itself
-            unwritable, for ever.
-    """
-    return [
-        *headers,
-        ("dlq-original-topic", origin.topic.encode()),
-        ("dlq-original-partition", str(origin.partition).encode()),
-        ("dlq-original-offset", str(origin.offset).encode()),
-        ("dlq-original-timestamp", str(origin.timestamp_ms).encode()),
-        ("dlq-reason", reason.encode()),
-        ("dlq-message", _cut(message)),
-        ("dlq-attempts", b"1"),
-    ]

@@ -1,12 +1,14 @@
 """Making results: what each change of state, and each rejection, looks like on notifications.results."""
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from uuid import UUID
+
+import orjson
 
 from schemas.identity import rejection_event_id, result_event_id
 from schemas.messages import Reason, Result, Source
-from schemas.records import Rejection
+from schemas.records import RESULT_SCHEMA, Rejection, understood
 from schemas.states import TERMINAL, State
 
 
@@ -77,10 +79,30 @@ def rejection(
         duration_ms=_since_ms(came_at, occurred_at),
         trace_id=trace_id,
         metadata=None,
+        producer=rejected.producer,
         errors=tuple(
             {"pointer": error.pointer, "code": error.code, "detail": error.detail} for error in rejected.errors
         ),
     )
+
+
+def parse_result(value: bytes | None) -> dict[str, Any]:
+    """
+    Read the value of one record of notifications.results, which may be of a newer minor version.
+
+    Returns:
+        The object as it is. Of its fields only `schema` was looked at.
+    Raises:
+        ValueError: it is no result, or one of another major version; does not repeat what it holds.
+    """
+    try:
+        result = orjson.loads(value or b"")
+    except orjson.JSONDecodeError:
+        raise ValueError("not JSON") from None
+    version = result.get("schema") if isinstance(result, dict) else None
+    if not isinstance(version, str) or not understood(version, RESULT_SCHEMA):
+        raise ValueError("not a result, or of a version that is not known here")
+    return cast("dict[str, Any]", result)
 
 
 _TIMESTAMP_MS_MAX = 253_402_300_799_000  # the end of the year 9999, where datetime ends

@@ -10,14 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import results
+from schemas.dead_letters import (
+    DEAD_LETTER_MESSAGE_BYTES_MAX,
+    Origin,
+    dead_letter_headers,
+    put_back_headers,
+    read_origin,
+)
 from schemas.errors import FieldError
 from schemas.limits import REQUESTS_PER_RECORD_MAX
 from schemas.messages import Reason, Source
 from schemas.records import (
-    DEAD_LETTER_MESSAGE_BYTES_MAX,
-    Origin,
     Rejection,
-    dead_letter_headers,
     decode_deduplicated,
     decode_requested,
     decode_source,
@@ -25,9 +29,9 @@ from schemas.records import (
     encode_request,
     encode_requested,
     encode_result,
+    encode_result_record,
     encode_source,
     header,
-    result_key,
     timestamp,
 )
 from schemas.states import TERMINAL, State
@@ -300,6 +304,38 @@ def test_a_dead_letter_keeps_its_headers_and_says_where_it_was_and_why():
     ]
 
 
+_HEADERS = st.lists(
+    st.tuples(st.sampled_from(["x", "traceparent", "dlq-reason", "dlq-attempts"]), st.none() | st.binary(max_size=8))
+)
+
+
+@given(_HEADERS.filter(lambda headers: not headers or headers[-1][0] != "dlq-attempts"), st.integers(1, 5))
+def test_a_dead_letter_goes_back_as_it_came_and_its_attempts_are_counted(came, times):
+    origin, headers = Origin("notifications.requested", 3, 912, -1), came
+    for attempt in range(1, times + 1):
+        dead = dead_letter_headers(origin, headers, "invalid_json", "broken")
+        assert dead[:-7] == came
+        assert (dead[-1], read_origin(dead)) == (("dlq-attempts", str(attempt).encode()), origin)
+        headers = put_back_headers(dead)
+        assert headers == [*came, ("dlq-attempts", str(attempt).encode())]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [("dlq-attempts", b"1")],
+        [(name, b"x") for name in ("dlq-original-topic", "dlq-reason", "dlq-message", "dlq-attempts")],
+    ],
+    ids=["none", "one", "others"],
+)
+def test_what_is_no_dead_letter_of_ours_cannot_be_put_back(headers):
+    with pytest.raises(ValueError, match="dead letter"):
+        put_back_headers(headers)
+    with pytest.raises(ValueError, match="dead letter"):
+        read_origin(headers)
+
+
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=500, max_size=3000))
 def test_the_message_of_a_dead_letter_is_cut_between_characters(message):
     kept = dict(dead_letter_headers(Origin("t", 0, 0, 0), [], "r", message))["dlq-message"]
@@ -356,7 +392,7 @@ def test_a_result_has_exactly_the_fields_of_the_contract():
         "replay_of": str(OTHER_ID),
         "test": False,
     }
-    assert result_key(a_change()) == str(ID).encode()
+    assert encode_result_record(a_change())[0] == str(ID).encode()
 
 
 def test_a_schedule_a_producer_and_a_replay_come_through_both_topics():
@@ -420,8 +456,8 @@ def test_a_rejection_names_the_place_and_every_error():
 
 
 def test_a_rejection_without_an_id_has_a_key_all_the_same():
-    assert result_key(a_rejection()) == str(a_rejection().event_id).encode()
-    assert result_key(a_rejection(ID)) == str(ID).encode()
+    assert encode_result_record(a_rejection())[0] == str(a_rejection().event_id).encode()
+    assert encode_result_record(a_rejection(ID))[0] == str(ID).encode()
 
 
 def test_a_conflict_ends_nothing_because_the_id_is_somebody_elses():
