@@ -33,21 +33,20 @@ from pipeline.dead_letter_limit import DeadLetterLimit
 from pipeline.table import Answer, Claim
 from schemas import results, topics
 from schemas.addresses import is_simulated
+from schemas.dead_letters import Origin, dead_letter_headers
 from schemas.errors import FieldError
 from schemas.identity import fingerprint, recipient_hash
 from schemas.messages import Notification, Result, Source
 from schemas.records import (
     DOOR_HEADER,
-    TRACEPARENT_HEADER,
     Header,
-    Origin,
     Rejection,
-    dead_letter_headers,
-    decode_requested,
     encode_deduplicated,
-    encode_result,
+    encode_forwarded,
+    encode_result_record,
     header,
-    result_key,
+    read_requested,
+    trace_context,
 )
 from schemas.states import State
 from schemas.topics import Topic
@@ -177,7 +176,7 @@ class Deduplicator:
     def _read(self, record: Incoming) -> tuple[list[Item], list[Rejection]]:
         try:
             items, rejections = [], []
-            for found in decode_requested(record.value, header(record.headers, TRACEPARENT_HEADER)):
+            for found in read_requested(record.value, record.headers, at=_asked_at(record)):
                 if isinstance(found, Rejection):
                     rejections.append(found)
                     continue
@@ -191,30 +190,32 @@ class Deduplicator:
 
     async def _write(self, items: list[Item], rejected: list[tuple[Incoming, list[Rejection]]]) -> None:
         now = datetime.now(UTC)
-        told = [self._queued(item, now) for item in items]
+        told = [self._first(item, now) for item in items]
         for record, rejections in rejected:
             told += [_rejected(record, rejection, now) for rejection in rejections]
+        forwarded = encode_forwarded(now)
         # All three at once: none needs another to come first, and none counts before all are acknowledged.
         await asyncio.gather(
-            self._writer.write(topics.DEDUPLICATED, [_forward(item) for item in items]),
+            self._writer.write(topics.DEDUPLICATED, [_forward(item, forwarded) for item in items]),
             self._writer.write(topics.DEAD_LETTERS, [_dead_letter(record, why) for record, why in rejected]),
-            self._writer.write_by_key(
-                topics.RESULTS, [Outgoing(result_key(result), encode_result(result)) for result in told]
-            ),
+            self._writer.write_by_key(topics.RESULTS, [Outgoing(*encode_result_record(result)) for result in told]),
         )
 
-    def _queued(self, item: Item, now: datetime) -> Result:
+    def _first(self, item: Item, now: datetime) -> Result:
         content = item.notification.content
+        accepted_at = results.moment(item.accepted_ms)
+        # By the record's own time, so that a copy says the same.
+        waits = content.scheduled_for is not None and content.scheduled_for > accepted_at
         return results.change(
             id=item.notification.id,
             seq=1,
-            status=State.QUEUED,
+            status=State.SCHEDULED if waits else State.QUEUED,
             reason=None,
             attempt=0,
             channel=content.channel,
             source=item.source,
             recipient_hash=recipient_hash(content.to, self._hash_key),
-            accepted_at=results.moment(item.accepted_ms),
+            accepted_at=accepted_at,
             occurred_at=now,
             trace_id=trace_id_of(item.notification.traceparent),
             metadata=content.metadata,
@@ -237,6 +238,11 @@ class Deduplicator:
             late.cancel()
         self._readiness.green(server)
         return outcome
+
+
+def _asked_at(record: Incoming) -> datetime | None:
+    # -1: the record has no time of its own.
+    return None if record.timestamp_ms < 0 else results.moment(record.timestamp_ms)
 
 
 def _is_forwarded(item: Item, answer: Answer) -> bool:
@@ -295,13 +301,14 @@ def _end_spans(items: list[Item], answers: list[Answer]) -> None:
             item.span.end()
 
 
-def _forward(item: Item) -> Outgoing:
-    return Outgoing(*encode_deduplicated(item.notification, item.source), timestamp_ms=item.accepted_ms)
+def _forward(item: Item, forwarded: Header) -> Outgoing:
+    return Outgoing(*encode_deduplicated(item.notification, item.source, forwarded), timestamp_ms=item.accepted_ms)
 
 
 def _conflict(item: Item) -> Rejection:
     error = FieldError("/id", "idempotency_conflict", "this id was already used for other content; take a new one")
-    return Rejection(item.source.index, item.notification.id, "idempotency_conflict", (error,))
+    notification = item.notification
+    return Rejection(item.source.index, notification.id, "idempotency_conflict", (error,), notification.producer)
 
 
 def _record_of(source: Source, records: Sequence[Incoming]) -> Incoming:
@@ -339,7 +346,7 @@ def _rejected(record: Incoming, rejection: Rejection, now: datetime) -> Result:
         _source(record, rejection.index),
         came_at=results.moment(record.timestamp_ms),
         occurred_at=now,
-        trace_id=trace_id_of(header(record.headers, TRACEPARENT_HEADER)),
+        trace_id=trace_id_of(trace_context(record.headers)),
     )
 
 

@@ -14,7 +14,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from schemas.addresses import check_address
+from schemas.addresses import check_address, check_recipient
 from schemas.limits import (
     BODY_CHARS_MAX,
     CONTACT_MESSAGE_CHARS_MAX,
@@ -62,6 +62,13 @@ def _address(text: str) -> str:
         raise PydanticCustomError("invalid_address", "{sentence}", {"sentence": str(error)}) from None
 
 
+def _recipient(address: str) -> str:
+    try:
+        return check_recipient(address)
+    except ValueError as error:
+        raise PydanticCustomError("unknown_scenario", "{sentence}", {"sentence": str(error)}) from None
+
+
 def _metadata(entries: dict[str, Any]) -> dict[str, Any]:
     for name, value in entries.items():
         if not 1 <= len(name) <= METADATA_NAME_CHARS_MAX or _NOT_IN_A_LINE.search(name):
@@ -97,7 +104,7 @@ class Content(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
-    to: Address
+    to: Annotated[Address, AfterValidator(_recipient)]
     subject: Annotated[str, Field(max_length=SUBJECT_CHARS_MAX), type_of_line]
     body: Text
     html: Text | None = None
@@ -165,16 +172,25 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Forward:
+    """Where a notification stands on notifications.deduplicated; at: when it was put there, by the writer's clock."""
+
+    at: datetime
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class Reason:
     """
     Why a notification is in the state it is in.
 
-    kind (`class` in results): accepted, transient, permanent, unknown, invalid or conflict.
+    kind (`class` in results): accepted, transient, permanent, unknown, called_off, asked, invalid or conflict.
     code: stable, for programs, such as smtp_550 or connection_lost. smtp: the relay's words, without addresses,
     at most 512 characters; None when no relay spoke.
     """
 
-    kind: Literal["accepted", "transient", "permanent", "unknown", "invalid", "conflict"]
+    kind: Literal["accepted", "transient", "permanent", "unknown", "called_off", "asked", "invalid", "conflict"]
     code: str
     smtp: str | None = None
 

@@ -1,5 +1,6 @@
 """From parsed JSON to `Content`, or to every error at once. Both doors come through here."""
 
+from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -8,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from schemas.errors import FieldError, InvalidRequestError
 from schemas.limits import PRODUCER_CHARS_MAX
 from schemas.messages import ContactRequest, Content
+from schemas.schedule import FIELDS, TIME_ZONE, read_schedule
 
 # What the validator calls it: what we call it, and what to do about it. {…} is filled from the validator's context.
 _CODES: dict[str, tuple[str, str]] = {
@@ -21,14 +23,17 @@ _CODES: dict[str, tuple[str, str]] = {
     "finite_number": ("invalid_number", "must be a finite number"),
 }
 # Errors that our own validators raise carry their sentence with them.
-_OWN = {"control_character", "blank", "invalid_address", "invalid_name", "invalid_time", "invalid_value"}
+_OWN = {
+    *("control_character", "blank", "invalid_address", "unknown_scenario", "invalid_name", "invalid_time"),
+    "invalid_value",
+}
 
 _NAME_CHARS_SHOWN_MAX = 64
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def read_content(given: object, *, accepts: frozenset[str] | None) -> Content:
+def read_content(given: object, *, accepts: frozenset[str] | None, at: datetime | None = None) -> Content:
     """
     Validate one request's content.
 
@@ -36,10 +41,43 @@ def read_content(given: object, *, accepts: frozenset[str] | None) -> Content:
         given: what the JSON text said. The identity (`id`) is not looked at here; see `read_id`.
         accepts: names that may stand beside those of Content; any other name is refused. None: others are
             ignored, as the Kafka contract says, so that a newer producer can talk to an older relevo.
+        at: when it was asked for, from which on the horizon of its schedule counts; None: that is not judged. Never a
+            clock for what may be read twice: what was accepted once must not be refused later.
     Raises:
         InvalidRequestError: with every error found.
     """
-    return _read(Content, given, accepts)
+    if not isinstance(given, dict) or FIELDS.isdisjoint(given):
+        return _read(Content, given, accepts)
+    errors: list[FieldError] = []
+    moments = read_schedule(given, errors, at=at)
+    rest = {name: value for name, value in given.items() if name != TIME_ZONE}
+    try:
+        content = _read(Content, rest | moments, accepts)
+    except InvalidRequestError as invalid:
+        raise InvalidRequestError(invalid.code, [*invalid.errors, *errors]) from None
+    if errors:
+        raise InvalidRequestError("invalid_request", errors)
+    return content
+
+
+def read_new_schedule(given: object, *, at: datetime) -> datetime | None:
+    """
+    Return the moment that a request to reschedule names, in UTC; None: now.
+
+    Args:
+        at: the present moment, from which on the horizon counts.
+    Raises:
+        InvalidRequestError: with every error found.
+    """
+    if not isinstance(given, dict):
+        raise InvalidRequestError("invalid_request", [FieldError("", "type", "must be a JSON object")])
+    errors = _unknown_names(given, frozenset({"scheduled_for", TIME_ZONE}))
+    if "scheduled_for" not in given:
+        errors.append(FieldError("/scheduled_for", "required", "is required; null means now"))
+    found = read_schedule({name: given.get(name) for name in ("scheduled_for", TIME_ZONE)}, errors, at=at)
+    if errors:
+        raise InvalidRequestError("invalid_request", errors)
+    return found["scheduled_for"]
 
 
 def read_contact(given: object) -> ContactRequest:

@@ -26,16 +26,11 @@ from infra.progress import Worked
 from infra.record_writer import Outgoing
 from infra.telemetry import messaging, span, trace_id_of, traceparent_of
 from schemas import results, topics
+from schemas.dead_letters import Origin, dead_letter_headers
 from schemas.errors import FieldError
 from schemas.identity import fingerprint, recipient_hash
-from schemas.records import (
-    Origin,
-    Rejection,
-    dead_letter_headers,
-    decode_deduplicated,
-    encode_result,
-    result_key,
-)
+from schemas.messages import Forward
+from schemas.records import Rejection, decode_deduplicated, decode_forwarded, encode_result_record
 from schemas.topics import DEDUPLICATED, SENDER_GROUP, Topic
 from sender.deliver import Deliverer, Delivery
 from sender.ledger import ENROL_ROWS_MAX, Enrolment, Standing
@@ -214,16 +209,19 @@ class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # 
     async def _reject(self, record: ConsumerRecord, enrolment: Enrolment) -> None:
         """The id stands for other content: the table in Redis had forgotten it, the ledger has not."""
         why = FieldError("/id", "idempotency_conflict", "this id was already used for other content; take a new one")
-        rejection = Rejection(enrolment.source.index, enrolment.notification.id, "idempotency_conflict", (why,))
+        notification = enrolment.notification
+        rejection = Rejection(
+            enrolment.source.index, notification.id, "idempotency_conflict", (why,), notification.producer
+        )
         result = results.rejection(
             rejection,
             enrolment.source,
             came_at=enrolment.accepted_at,
             occurred_at=results.now(),
-            trace_id=trace_id_of(enrolment.notification.traceparent),
+            trace_id=trace_id_of(notification.traceparent),
         )
         await self._dead_letter(record, rejection.code, why.detail)
-        told = Outgoing(result_key(result), encode_result(result))
+        told = Outgoing(*encode_result_record(result))
         await until_through("reject", lambda: self._writer.write_by_key(topics.RESULTS, [told]))
         self._complete(record)
 
@@ -238,12 +236,14 @@ class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # 
             notification, source = decode_deduplicated(record.value, record.headers)
         except (ValueError, KeyError, TypeError):
             return None
+        forwarded_at = decode_forwarded(record.headers)
         return Enrolment(
             notification=notification,
             source=source,
             fingerprint=fingerprint(notification.content),
             recipient_hash=recipient_hash(notification.content.to, self._hash_key),
             accepted_at=results.moment(record.timestamp),
+            forward=None if forwarded_at is None else Forward(forwarded_at, record.partition, record.offset),
         )
 
     def _complete(self, record: ConsumerRecord) -> None:

@@ -2,7 +2,7 @@
 The use case: one notification, from where the ledger says it stands to a terminal state.
 
 Crash thinking, for a process that dies
-  before the claim       nothing happened at the relay that counts; the record comes again
+  before the claim       the relay has no message, and forgets the rest; the record comes again
   after the claim        the mail may be out or not; when our lease has run out, it ends in doubt
   after the relay's 250  the same: the answer died with us
   after the outcome      the ledger knows; its event is swept up and published
@@ -12,7 +12,7 @@ Crash thinking, for a process that dies
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -28,13 +28,15 @@ from infra.metrics import ATTEMPTS, END_TO_END_SECONDS, OUTCOMES
 from infra.patience import until_through
 from infra.telemetry import fail_span, start_span
 from schemas.addresses import is_simulated
-from schemas.messages import Reason
+from schemas.messages import Forward, Reason
 from schemas.states import TERMINAL, State
 from sender.channel import STOPS, Channel
 from sender.compose import Composer, needs_smtputf8
 from sender.ladder import Again, Ladder, named_delay_s
 from sender.ledger import Enrolment, Outcome, Standing, Unpublished
+from sender.parking import Expired
 from sender.replies import Judgement, Verdict
+from sender.simulator import SimulatedRelay
 from sender.smtp import Mail
 
 log = get_logger()
@@ -49,15 +51,16 @@ class RelayPort(Protocol):
     """What is needed of the relay; see sender.smtp.Relay."""
 
     def slot(self) -> AbstractAsyncContextManager[None]: ...
-    async def send(self, mail: Mail, before_data: Callable[[], Awaitable[bool]]) -> Judgement | None: ...
+    async def send(self, mail: Mail, before_message: Callable[[], Awaitable[bool]]) -> Judgement | None: ...
 
 
 class LedgerPort(Protocol):
     """What is needed of the ledger; see sender.ledger.Ledger."""
 
     async def standing(self, notification_id: UUID) -> Standing | None: ...
-    async def claim(self, notification_id: UUID, attempt: int) -> bool: ...
+    async def claim(self, notification_id: UUID, attempt: int, forward: Forward | None) -> bool: ...
     async def record(self, outcome: Outcome) -> int | None: ...
+    async def expire(self, notification_id: UUID) -> Expired | None: ...
 
 
 class LeasePort(Protocol):
@@ -85,6 +88,11 @@ class Delivery:
     enrolment: Enrolment
     standing: Standing
     critical: bool = False
+
+    @property
+    def simulated(self) -> bool:
+        """Whether it goes to the simulator and not to the relay."""
+        return is_simulated(self.enrolment.notification.content.to)
 
 
 class _StillTransientError(Exception):
@@ -121,14 +129,17 @@ class Deliverer:
         self._channel = channel
         self._composer = composer
         self._ladder = ladder
+        # Whoever tests against the simulator does not wait for a day.
+        self._simulated_ladder = replace(ladder, steps_s=())
         self._in_hand: dict[UUID, asyncio.Event] = {}
 
     async def deliver(self, delivery: Delivery) -> None:
         """
         Bring *delivery* to a terminal state, or to where it waits in the ledger for a later attempt.
 
-        Returns only when the ledger says so and, if that was done here, the results topic has the event. Waits out
-        every outage; a cancellation outside the critical part leaves nothing half done.
+        Returns only when the ledger says so and, if that was done here, the results topic has the event, or for what
+        ran out of time, which is swept up, will have it. Waits out every outage, but not beyond expires_at; a
+        cancellation outside the critical part leaves nothing half done.
         """
         notification_id = delivery.enrolment.notification.id
         # A copy of the same notification, or one that was revoked from us and came back: one at a time.
@@ -138,13 +149,31 @@ class Deliverer:
         done = self._in_hand[notification_id] = asyncio.Event()
         try:
             while not delivery.standing.terminal and not delivery.standing.parked:
-                if delivery.standing.state is State.SENDING or not await self._burst(delivery):
-                    # Somebody else has it. Acknowledging now would strand it if they are dead.
+                if not await self._go_on(delivery):
+                    # Somebody else has it, or it was called off or put off. Acknowledging now, without a look, would
+                    # strand it if they are dead.
                     await asyncio.sleep(SETTLED_POLL_S)
                     await self._look_up(delivery)
         finally:
             del self._in_hand[notification_id]
             done.set()
+
+    async def _go_on(self, delivery: Delivery) -> bool:
+        """Try until a terminal state, or end what has no time left. False: where it stands must be looked up."""
+        if delivery.standing.state is State.SENDING:
+            return False
+        if delivery.standing.expired:
+            return await self._expire(delivery)
+        return await self._burst(delivery)
+
+    async def _expire(self, delivery: Delivery) -> bool:
+        notification_id = delivery.enrolment.notification.id
+        expired = await until_through("expire", lambda: self._ledger.expire(notification_id))
+        if expired is None:
+            return False
+        count_expired([expired])
+        delivery.standing = replace(delivery.standing, state=expired.state)
+        return True
 
     async def _burst(self, delivery: Delivery) -> bool:
         """Try until a terminal state. False: an attempt was not ours to make."""
@@ -160,11 +189,13 @@ class Deliverer:
 
     async def _attempt(self, delivery: Delivery) -> bool:
         number = delivery.standing.attempt + 1
+        relay: RelayPort = SimulatedRelay(number) if delivery.simulated else self._relay
         while True:
-            await self._channel.wait_open()
-            async with self._relay.slot():
+            if relay is self._relay and not await self._channel_opens(delivery):
+                return False
+            async with relay.slot():
                 begun = time.monotonic()
-                judgement = await self._offer(delivery, number)
+                judgement = await self._offer(delivery, number, relay)
                 attempt_ms = round((time.monotonic() - begun) * 1000)
             if judgement is None:
                 return False
@@ -195,6 +226,19 @@ class Deliverer:
             raise _StillTransientError(again.wait_s)
         return True
 
+    async def _channel_opens(self, delivery: Delivery) -> bool:
+        """Wait until the channel is open. False: the time of *delivery* ran out first."""
+        expires_at = delivery.enrolment.notification.content.expires_at
+        if expires_at is None:
+            await self._channel.wait_open()
+            return True
+        try:
+            async with asyncio.timeout((expires_at - datetime.now(UTC)).total_seconds()):
+                await self._channel.wait_open()
+        except TimeoutError:
+            return False
+        return True
+
     def _outcome(
         self, delivery: Delivery, number: int, judgement: Judgement, attempt_ms: int
     ) -> tuple[Outcome, Again | None]:
@@ -211,13 +255,15 @@ class Deliverer:
             occurred_at=now,
             next_attempt_at=parked_until,
             doubt=judgement.verdict is Verdict.IN_DOUBT,
+            forward=None if delivery.critical else _first_forward(delivery, number),
         )
         return outcome, again
 
     def _next(self, delivery: Delivery, number: int, judgement: Judgement, now: datetime) -> tuple[State, Again | None]:
         again: Again | None = None
         if judgement.verdict is Verdict.TRANSIENT:
-            again = self._ladder.after(
+            ladder = self._simulated_ladder if delivery.simulated else self._ladder
+            again = ladder.after(
                 number,
                 accepted_at=delivery.standing.accepted_at,
                 now=now,
@@ -233,7 +279,7 @@ class Deliverer:
     def _is_resent(self, delivery: Delivery) -> bool:
         return delivery.enrolment.notification.content.on_doubt == "resend" and delivery.standing.doubts == 0
 
-    async def _offer(self, delivery: Delivery, number: int) -> Judgement | None:
+    async def _offer(self, delivery: Delivery, number: int, relay: RelayPort) -> Judgement | None:
         notification = delivery.enrolment.notification
         span = start_span(
             "smtp send",
@@ -247,11 +293,11 @@ class Deliverer:
             # From here on a cancellation must wait: the claim may be written although its answer never comes.
             delivery.critical = True
             won = self._lease.holds and await until_through(
-                "claim", lambda: self._ledger.claim(notification.id, number)
+                "claim", lambda: self._ledger.claim(notification.id, number, _first_forward(delivery, number))
             )
             # The claim may have taken long. A frozen worker that wakes up here finds its lease gone.
             if won and not self._lease.holds:
-                log.error("lease_lost_before_data", notification_id=str(notification.id))
+                log.error("lease_lost_before_message", notification_id=str(notification.id))
                 won = False
             delivery.critical = won
             hit("sender.after_claim")
@@ -264,9 +310,10 @@ class Deliverer:
                 message=self._composer.compose(notification, delivery.standing.accepted_at),
                 smtputf8=needs_smtputf8(notification),
             )
-            judgement = await self._relay.send(mail, claim)
+            judgement = await relay.send(mail, claim)
             if judgement is not None:
-                ATTEMPTS.labels(judgement.verdict.value).inc()
+                if relay is self._relay:
+                    ATTEMPTS.labels(judgement.verdict.value).inc()
                 if judgement.smtp_code is not None:
                     span.set_attribute("smtp.response.status_code", judgement.smtp_code)
                 if judgement.verdict is not Verdict.ACCEPTED:
@@ -292,7 +339,7 @@ class Deliverer:
             metadata=enrolment.notification.content.metadata,
             producer=enrolment.notification.producer,
             replay_of=enrolment.notification.replay_of,
-            test=is_simulated(enrolment.notification.content.to),
+            test=delivery.simulated,
         )
         log.info(
             "attempt_ended",
@@ -302,10 +349,8 @@ class Deliverer:
             code=outcome.reason.code,
             duration_ms=outcome.attempt_ms,
         )
-        if outcome.state in TERMINAL:
-            OUTCOMES.labels(outcome.state.value).inc()
-        if outcome.state is State.SENT:
-            END_TO_END_SECONDS.observe((outcome.occurred_at - change.accepted_at).total_seconds())
+        if not change.test:
+            _count(change)
         await until_through("publish", lambda: self._publisher.publish(change))
 
     async def _look_up(self, delivery: Delivery) -> None:
@@ -319,13 +364,37 @@ _STATES: dict[Verdict, State] = {
     Verdict.ACCEPTED: State.SENT,
     Verdict.PERMANENT: State.BOUNCED,
     Verdict.IN_DOUBT: State.IN_DOUBT,
+    Verdict.SUPPRESSED: State.SUPPRESSED,
 }
-_KINDS: dict[Verdict, Literal["accepted", "permanent", "unknown", "transient"]] = {
+_KINDS: dict[Verdict, Literal["accepted", "permanent", "unknown", "transient", "called_off"]] = {
     Verdict.ACCEPTED: "accepted",
     Verdict.PERMANENT: "permanent",
     Verdict.IN_DOUBT: "unknown",
     Verdict.TRANSIENT: "transient",
+    Verdict.SUPPRESSED: "called_off",
 }
+
+
+def count_expired(ended: Sequence[Expired]) -> None:
+    """Count *ended* in the metrics of production, and tell the log."""
+    for each in ended:
+        if not each.test:
+            OUTCOMES.labels(each.state.value).inc()
+    if ended:
+        log.info("notifications_expired", notifications=len(ended))
+
+
+def _count(change: Unpublished) -> None:
+    """Count *change* in the metrics of production, where what is simulated would mislead."""
+    if change.state in TERMINAL:
+        OUTCOMES.labels(change.state.value).inc()
+    if change.state is State.SENT:
+        END_TO_END_SECONDS.observe((change.occurred_at - change.accepted_at).total_seconds())
+
+
+def _first_forward(delivery: Delivery, number: int) -> Forward | None:
+    # Of a later attempt the ledger knows it already, and the record at hand may be one that was put back.
+    return delivery.enrolment.forward if number == 1 else None
 
 
 def _named_wait(state: tenacity.RetryCallState) -> float:

@@ -1,5 +1,5 @@
 """
-The ledger: every SQL statement of the sender, one named method each.
+The ledger: the SQL of the sender, one named method each; what waits in it stands in sender/parking.py.
 
 The ledger is the truth about every id. What moves a state is one conditional update whose predicate names the states
 it may come from (schemas.states) and the attempt it belongs to, so that of two who try, one gets it.
@@ -16,9 +16,9 @@ import asyncpg
 from infra.batching import Batcher
 from infra.postgres import fetch
 from schemas.addresses import is_simulated
-from schemas.messages import Notification, Reason, Source
-from schemas.states import TERMINAL, State, states_before
-from schemas.stored import CONTENT_COLUMNS, NOTIFICATION_COLUMNS, stored_notification
+from schemas.messages import Forward, Notification, Reason, Source
+from schemas.states import TERMINAL, State, sql_states, states_before
+from sender.parking import EXPIRE_THESE, UNCLAIMED, Expired, expired_of_row
 
 ENROL_ROWS_MAX = 500
 CLAIM_ROWS_MAX = 500
@@ -27,13 +27,18 @@ OUTCOME_ROWS_MAX = 500
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """A notification that the sender has in hand, for the ledger to know it."""
+    """
+    A notification that the sender has in hand, for the ledger to know it.
+
+    forward: where its record stands; None: the record does not say since when.
+    """
 
     notification: Notification
     source: Source
     fingerprint: bytes
     recipient_hash: str | None
     accepted_at: datetime
+    forward: Forward | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +47,8 @@ class Standing:
     Where the ledger says an id stands.
 
     attempt: how many were begun. accepted_at: as first recorded, which for the HTTP door is before Kafka saw it.
-    parked: it waits in the ledger for a later attempt, and whoever has a record of it has nothing to do.
-    doubts: how often an answer was not seen.
+    parked: it waits in the ledger for its time or a later attempt, and whoever has a record of it has nothing to do.
+    doubts: how often an answer was not seen. expired: its time has run out, and it is to be ended.
     """
 
     state: State
@@ -52,6 +57,7 @@ class Standing:
     accepted_at: datetime
     parked: bool = False
     doubts: int = 0
+    expired: bool = False
 
     @property
     def terminal(self) -> bool:
@@ -66,7 +72,7 @@ class Outcome:
 
     claimed: whether the attempt had been claimed. One that failed before (a refused recipient, say) had not.
     attempt_ms: how long the attempt took. next_attempt_at: park it until then; None: it is finished, or stays in hand.
-    doubt: the answer was not seen.
+    doubt: the answer was not seen. forward: to be noted, unless the claim did so or there is one already.
     """
 
     id: UUID
@@ -78,15 +84,7 @@ class Outcome:
     occurred_at: datetime
     next_attempt_at: datetime | None = None
     doubt: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A notification that somebody must put back on notifications.deduplicated."""
-
-    notification: Notification
-    source: Source
-    accepted_at: datetime
+    forward: Forward | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +108,11 @@ class Unpublished:
     test: bool
 
 
-def _sql_states(states: Sequence[State]) -> str:
-    return ", ".join(f"'{state}'" for state in states)
+# Whether its time has come, and whether it has run out, is told by the clock of the database alone.
+_STANDING_COLUMNS = """id, state, attempt, fingerprint, accepted_at, worker, doubts,
+    coalesce(next_attempt_at > now(), false) AS parked, coalesce(expires_at <= now(), false) AS expired"""
 
-
-_ENROL = """
+_ENROL = f"""
 WITH given AS (
     SELECT * FROM unnest(
         $1::uuid[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::json[], $7::text[], $8::int[], $9::bigint[],
@@ -126,63 +124,72 @@ WITH given AS (
 ), new AS (
     INSERT INTO notifications (id, fingerprint, door, channel, recipient_hash, metadata, traceparent,
         source_partition, source_offset, source_index, accepted_at, published_at, on_doubt, scheduled_for, expires_at,
-        producer, replay_of, test)
+        producer, replay_of, test, state, next_attempt_at)
     SELECT id, fingerprint, door, channel, recipient_hash, metadata, traceparent,
         source_partition, source_offset, source_index, accepted_at, now(), on_doubt, scheduled_for, expires_at,
-        producer, replay_of, test
+        producer, replay_of, test,
+        CASE WHEN scheduled_for > now() THEN '{State.SCHEDULED}' ELSE '{State.QUEUED}' END,
+        CASE WHEN scheduled_for > now() THEN scheduled_for END
     FROM given
     ON CONFLICT (id) DO NOTHING
-    RETURNING id, state, attempt, fingerprint, accepted_at, worker, false AS parked, doubts
+    RETURNING {_STANDING_COLUMNS}
 ), content AS (
-    INSERT INTO contents (notification_id, recipient, subject, body, html, reply_to)
-    SELECT given.id, recipient, subject, body, html, reply_to
+    INSERT INTO contents (notification_id, recipient, subject, body, html, reply_to, accepted_at)
+    SELECT given.id, recipient, subject, body, html, reply_to, given.accepted_at
     FROM given JOIN new ON new.id = given.id AND new.fingerprint = given.fingerprint
     ON CONFLICT (notification_id) DO NOTHING
 )
 SELECT * FROM new
 UNION ALL
-SELECT id, state, attempt, fingerprint, accepted_at, worker, coalesce(next_attempt_at > now(), false), doubts
+SELECT {_STANDING_COLUMNS}
 FROM notifications WHERE id = ANY ($1::uuid[])
 """
 
-_STANDING = """
-SELECT id, state, attempt, fingerprint, accepted_at, worker, coalesce(next_attempt_at > now(), false) AS parked, doubts
-FROM notifications WHERE id = $1
-"""
+_STANDING = f"SELECT {_STANDING_COLUMNS} FROM notifications WHERE id = $1"
+
+# The first forward that was taken up is the one that counts: what is put back later does not change it.
+_NOTE_FORWARD = """deduplicated_at = coalesce(n.deduplicated_at, given.forwarded_at),
+    deduplicated_partition = coalesce(n.deduplicated_partition, given.forwarded_partition),
+    deduplicated_offset = coalesce(n.deduplicated_offset, given.forwarded_offset)"""
 
 # The last line lets a claim find itself: its answer may have been lost on the way, and then nothing was sent for it.
 _CLAIM = f"""
 UPDATE notifications AS n
-SET state = '{State.SENDING}', attempt = given.attempt, worker = $3, next_attempt_at = NULL
-FROM unnest($1::uuid[], $2::smallint[]) AS given (id, attempt)
+SET state = '{State.SENDING}', attempt = given.attempt, worker = $3, next_attempt_at = NULL, {_NOTE_FORWARD}
+FROM unnest($1::uuid[], $2::smallint[], $4::timestamptz[], $5::int[], $6::bigint[])
+    AS given (id, attempt, forwarded_at, forwarded_partition, forwarded_offset)
 WHERE n.id = given.id
   AND EXISTS (SELECT FROM workers WHERE workers.id = $3 AND lease_until > now())
   AND (n.next_attempt_at IS NULL OR n.next_attempt_at <= now())
-  AND (n.attempt = given.attempt - 1 AND n.state IN ({_sql_states(states_before(State.SENDING))})
+  AND (n.expires_at IS NULL OR n.expires_at > now())
+  AND (n.attempt = given.attempt - 1 AND n.state IN ({sql_states(states_before(State.SENDING))})
     OR n.attempt = given.attempt AND n.state = '{State.SENDING}' AND n.worker = $3)
 RETURNING n.id
 """
-
-_UNCLAIMED = _sql_states([state for state in states_before(State.BOUNCED) if state not in TERMINAL | {State.SENDING}])
 
 _OUTCOME = f"""
 WITH given AS (
     SELECT * FROM unnest(
         $1::uuid[], $2::smallint[], $3::bool[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[],
-        $9::timestamptz[], $12::timestamptz[], $13::bool[]
+        $9::timestamptz[], $12::timestamptz[], $13::bool[], $14::timestamptz[], $15::int[], $16::bigint[]
     ) AS given (id, attempt, claimed, state, reason_class, reason_code, smtp, attempt_ms, occurred_at,
-        next_attempt_at, doubt)
+        next_attempt_at, doubt, forwarded_at, forwarded_partition, forwarded_offset)
 ), moved AS (
     UPDATE notifications AS n
     SET state = given.state, attempt = given.attempt, seq = n.seq + 1, worker = NULL,
-        next_attempt_at = given.next_attempt_at, doubts = n.doubts + given.doubt::int,
+        -- What runs out of time before its next attempt is looked at when it does.
+        next_attempt_at =
+            CASE WHEN given.next_attempt_at IS NOT NULL THEN least(given.next_attempt_at, n.expires_at) END,
+        doubts = n.doubts + given.doubt::int, {_NOTE_FORWARD},
         -- Whoever had put it back is done; a row that still stands in the outbox keeps its turn there.
         publish_after = CASE WHEN n.published_at IS NULL THEN n.publish_after END,
-        finished_at = CASE WHEN given.state IN ({_sql_states(sorted(TERMINAL))}) THEN given.occurred_at END
+        finished_at = CASE WHEN given.state IN ({sql_states(sorted(TERMINAL))}) THEN given.occurred_at END
     FROM given
     WHERE n.id = given.id
       AND (n.attempt = given.attempt AND n.state = '{State.SENDING}' AND n.worker = $10
-        OR NOT given.claimed AND n.attempt = given.attempt - 1 AND n.state IN ({_UNCLAIMED}))
+        -- Unless it was put off meanwhile: what the relay said does not bring it forward again.
+        OR NOT given.claimed AND n.attempt = given.attempt - 1 AND n.state IN ({UNCLAIMED})
+            AND (n.next_attempt_at IS NULL OR n.next_attempt_at <= now()))
     RETURNING n.id, n.seq
 )
 INSERT INTO events (notification_id, seq, status, attempt, worker, reason_class, reason_code, smtp, attempt_ms,
@@ -200,12 +207,15 @@ FROM unnest($1::uuid[], $2::smallint[]) AS given (id, seq)
 WHERE events.notification_id = given.id AND events.seq = given.seq AND published_at IS NULL
 """
 
-_UNPUBLISHED = """
-SELECT e.notification_id, e.seq, e.status, e.attempt, e.reason_class, e.reason_code, e.smtp, e.occurred_at,
+# What `change_of_row` reads: of events as e, and of notifications as n.
+CHANGE_COLUMNS = """e.notification_id, e.seq, e.status, e.attempt, e.reason_class, e.reason_code, e.smtp, e.occurred_at,
     n.channel, n.door, n.source_partition, n.source_offset, n.source_index, n.recipient_hash, n.accepted_at,
-    n.traceparent, n.metadata, n.producer, n.replay_of, n.test
+    n.traceparent, n.metadata, n.producer, n.replay_of, n.test"""
+
+_UNPUBLISHED = f"""
+SELECT {CHANGE_COLUMNS}
 FROM events AS e JOIN notifications AS n ON n.id = e.notification_id
-WHERE e.published_at IS NULL AND e.occurred_at < now() - make_interval(secs => $1)
+WHERE e.published_at IS NULL AND (e.worker IS NULL OR e.occurred_at < now() - make_interval(secs => $1))
 ORDER BY e.occurred_at
 LIMIT $2
 """
@@ -240,46 +250,6 @@ SELECT id, seq, state, attempt, name, 'unknown', 'worker_lost', now() FROM moved
 RETURNING status
 """
 
-_CONTENT = f"""
-SELECT taken.*, {", ".join(CONTENT_COLUMNS)}
-FROM taken JOIN contents ON contents.notification_id = taken.id
-"""
-
-_TAKEN = ", ".join(
-    f"n.{column}" for column in (*NOTIFICATION_COLUMNS, "door", "source_partition", "source_offset", "source_index")
-)
-
-# publish_after is the lease of whoever puts them back: should that process die, they are free again when it ends.
-_DUE = f"""
-WITH due AS MATERIALIZED (
-    SELECT id FROM notifications
-    WHERE next_attempt_at <= now() AND state = '{State.RETRYING}' AND (publish_after IS NULL OR publish_after <= now())
-    ORDER BY next_attempt_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
-), taken AS (
-    UPDATE notifications AS n SET publish_after = now() + make_interval(secs => $2)
-    FROM due WHERE n.id = due.id RETURNING {_TAKEN}
-)
-{_CONTENT}
-"""
-
-# $3: everything that Kafka had before this moment has been worked through. What is still open from then, and neither
-# parked nor claimed, is in nobody's hand.
-_FORGOTTEN = f"""
-WITH forgotten AS MATERIALIZED (
-    SELECT id FROM notifications
-    WHERE finished_at IS NULL AND published_at < $3 AND accepted_at < $3
-      AND next_attempt_at IS NULL AND state IN ({_UNCLAIMED}) AND (publish_after IS NULL OR publish_after <= now())
-    ORDER BY accepted_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
-), taken AS (
-    UPDATE notifications AS n SET publish_after = now() + make_interval(secs => $2)
-    FROM forgotten WHERE n.id = forgotten.id RETURNING {_TAKEN}
-)
-{_CONTENT}
-"""
-
-# Not NULL: one that still stands in the outbox keeps a time for its sweep.
-_GIVE_BACK = "UPDATE notifications SET publish_after = now() WHERE id = ANY ($1::uuid[]) AND publish_after > now()"
-
 
 class Ledger:
     """
@@ -297,9 +267,14 @@ class Ledger:
         self._pool = pool
         self._worker = worker
         self._worker_name = worker_name
-        self._claims: Batcher[tuple[UUID, int], bool] = Batcher(self._write_claims, rows_max=CLAIM_ROWS_MAX, writers=2)
+        self._claims: Batcher[tuple[UUID, int, Forward | None], bool] = Batcher(
+            self._write_claims, rows_max=CLAIM_ROWS_MAX, writers=2
+        )
         self._outcomes: Batcher[Outcome, int | None] = Batcher(
             self._write_outcomes, rows_max=OUTCOME_ROWS_MAX, writers=2
+        )
+        self._expiries: Batcher[UUID, Expired | None] = Batcher(
+            self._write_expiries, rows_max=OUTCOME_ROWS_MAX, writers=1
         )
 
     async def enrol(self, enrolments: Sequence[Enrolment]) -> dict[UUID, Standing]:
@@ -350,13 +325,15 @@ class Ledger:
         rows = await self._fetch(_STANDING, notification_id)
         return self._standing(rows[0]) if rows else None
 
-    async def claim(self, notification_id: UUID, attempt: int) -> bool:
+    async def claim(self, notification_id: UUID, attempt: int, forward: Forward | None = None) -> bool:
         """
         Take attempt number *attempt* for this worker, just before the relay could accept the message.
 
         Repeatable by the same worker. False: somebody else has it or had it, or our own lease ran out; do not send.
+        Args:
+            forward: where its record stands, to be noted unless that was done before.
         """
-        return await self._claims.submit((notification_id, attempt))
+        return await self._claims.submit((notification_id, attempt, forward))
 
     async def record(self, outcome: Outcome) -> int | None:
         """
@@ -368,14 +345,27 @@ class Ledger:
         """
         return await self._outcomes.submit(outcome)
 
+    async def expire(self, notification_id: UUID) -> Expired | None:
+        """
+        End *notification_id*, whose time has run out, with an event that the sweep publishes.
+
+        Only for what this worker has in hand, and not between a claim and its outcome.
+        None: nothing was done; it is ended already, somebody has it in hand, or it is not its time.
+        """
+        return await self._expiries.submit(notification_id)
+
     async def mark_published(self, events: Sequence[tuple[UUID, int]]) -> None:
         """Note that the results topic has these events (id, seq)."""
         await self._fetch(_MARK_PUBLISHED, [each for each, _ in events], [seq for _, seq in events])
 
     async def unpublished(self, *, older_than_s: float, rows_max: int) -> list[Unpublished]:
-        """Return up to *rows_max* events, oldest first, that nobody has published for *older_than_s* seconds."""
+        """
+        Return up to *rows_max* events, oldest first, that nobody has published for *older_than_s* seconds.
+
+        Those that no worker wrote (called off, put off) have nobody else to publish them, and come at once.
+        """
         rows = await self._fetch(_UNPUBLISHED, older_than_s, rows_max)
-        return [_unpublished(row) for row in rows]
+        return [change_of_row(row) for row in rows]
 
     async def renew_lease(self, lease_s: float) -> None:
         """Say that this worker lives, for *lease_s* seconds from now by the clock of the database."""
@@ -395,27 +385,16 @@ class Ledger:
         """
         return [State(row["status"]) for row in await self._fetch(_ABANDONED, grace_s)]
 
-    async def take_due(self, *, rows_max: int, lease_s: float) -> list[Waiting]:
-        """Take up to *rows_max* whose later attempt is due; for *lease_s* seconds nobody else gets them."""
-        return [_waiting(row) for row in await self._fetch(_DUE, rows_max, lease_s)]
-
-    async def take_forgotten(self, *, before: datetime, rows_max: int, lease_s: float) -> list[Waiting]:
-        """
-        Take up to *rows_max* that were in Kafka before *before* and are in nobody's hand.
-
-        Args:
-            before: a moment up to which Kafka's records have provably been worked through.
-        """
-        return [_waiting(row) for row in await self._fetch(_FORGOTTEN, rows_max, lease_s, before)]
-
-    async def give_back(self, ids: Sequence[UUID]) -> None:
-        """Free what was taken and not put back: whoever asks next takes it."""
-        await self._fetch(_GIVE_BACK, ids)
-
-    async def _write_claims(self, claims: list[tuple[UUID, int]]) -> list[bool]:
-        rows = await self._fetch(_CLAIM, [each for each, _ in claims], [attempt for _, attempt in claims], self._worker)
+    async def _write_claims(self, claims: list[tuple[UUID, int, Forward | None]]) -> list[bool]:
+        rows = await self._fetch(
+            _CLAIM,
+            [each for each, _, _ in claims],
+            [attempt for _, attempt, _ in claims],
+            self._worker,
+            *_forward_columns([forward for _, _, forward in claims]),
+        )
         won = {row["id"] for row in rows}
-        return [each in won for each, _ in claims]
+        return [each in won for each, _, _ in claims]
 
     async def _write_outcomes(self, outcomes: list[Outcome]) -> list[int | None]:
         rows = await self._fetch(
@@ -433,6 +412,7 @@ class Ledger:
             self._worker_name,
             [each.next_attempt_at for each in outcomes],
             [each.doubt for each in outcomes],
+            *_forward_columns([each.forward for each in outcomes]),
         )
         seqs: dict[UUID, int] = {row["notification_id"]: row["seq"] for row in rows}
         for each in outcomes:
@@ -443,6 +423,10 @@ class Ledger:
                     seqs[each.id] = known[0]["seq"]
         return [seqs.get(each.id) for each in outcomes]
 
+    async def _write_expiries(self, ids: list[UUID]) -> list[Expired | None]:
+        ended = {row["id"]: expired_of_row(row) for row in await self._fetch(EXPIRE_THESE, ids, self._worker)}
+        return [ended.get(each) for each in ids]
+
     def _standing(self, row: asyncpg.Record) -> Standing:
         state, attempt = State(row["state"]), row["attempt"]
         if state is State.SENDING and row["worker"] == self._worker:
@@ -450,19 +434,31 @@ class Ledger:
             # came too late, or our lease had become uncertain. The attempt is still to be made.
             state, attempt = State.RETRYING, attempt - 1
         return Standing(
-            state, attempt, row["fingerprint"], row["accepted_at"], parked=row["parked"], doubts=row["doubts"]
+            state,
+            attempt,
+            row["fingerprint"],
+            row["accepted_at"],
+            parked=row["parked"],
+            doubts=row["doubts"],
+            expired=row["expired"],
         )
 
     async def _fetch(self, sql: str, *arguments: object) -> list[asyncpg.Record]:
         return await fetch(self._pool, sql, *arguments)
 
 
-def _waiting(row: asyncpg.Record) -> Waiting:
-    source = Source(row["door"], row["source_partition"], row["source_offset"], row["source_index"])
-    return Waiting(stored_notification(row), source, row["accepted_at"])
+def _forward_columns(
+    forwards: Sequence[Forward | None],
+) -> tuple[list[datetime | None], list[int | None], list[int | None]]:
+    return (
+        [None if each is None else each.at for each in forwards],
+        [None if each is None else each.partition for each in forwards],
+        [None if each is None else each.offset for each in forwards],
+    )
 
 
-def _unpublished(row: asyncpg.Record) -> Unpublished:
+def change_of_row(row: asyncpg.Record) -> Unpublished:
+    """Return the change of state that a row of CHANGE_COLUMNS tells of."""
     source = None
     if row["source_offset"] is not None:
         source = Source(row["door"], row["source_partition"], row["source_offset"], row["source_index"])

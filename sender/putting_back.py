@@ -1,5 +1,6 @@
 """
-Putting back on Kafka what waits in the ledger: later attempts that are due, and what nobody has in hand.
+Putting back on Kafka what waits in the ledger: what is due, by schedule or for a later attempt, and what nobody has in
+hand. What ran out of time while it waited is ended.
 
 Both go straight to notifications.deduplicated: on notifications.requested their own `done` mark would drop them.
 Putting back twice is harmless, since the ledger decides; leaving one out is what must not happen.
@@ -17,9 +18,10 @@ from infra.logs import get_logger
 from infra.metrics import PUT_BACK, UNACCOUNTED
 from infra.record_writer import Outgoing
 from schemas.errors import TransientError
-from schemas.records import encode_deduplicated
+from schemas.records import Header, encode_deduplicated, encode_forwarded
 from schemas.topics import DEDUPLICATED, PIPELINE_GROUP, REQUESTED, SENDER_GROUP, Topic
-from sender.ledger import Waiting
+from sender.deliver import count_expired
+from sender.parking import Expired, Waiting
 
 log = get_logger()
 
@@ -37,9 +39,10 @@ LEASE_S = 30.0
 CLOCK_SKEW_S_MAX = 10.0
 
 
-class LedgerPort(Protocol):
-    """What is needed of the ledger; see sender.ledger.Ledger."""
+class ParkingPort(Protocol):
+    """What is needed of the ledger; see sender.parking.Parking."""
 
+    async def expire(self, *, rows_max: int) -> list[Expired]: ...
     async def take_due(self, *, rows_max: int, lease_s: float) -> list[Waiting]: ...
     async def take_forgotten(self, *, before: datetime, rows_max: int, lease_s: float) -> list[Waiting]: ...
     async def give_back(self, ids: Sequence[UUID]) -> None: ...
@@ -61,15 +64,17 @@ class PositionsPort(Protocol):
 class DueAttempts:
     """Puts back what is parked, when its time has come."""
 
-    def __init__(self, ledger: LedgerPort, writer: WriterPort, background: Background) -> None:
-        self._ledger = ledger
+    def __init__(self, parking: ParkingPort, writer: WriterPort, background: Background) -> None:
+        self._parking = parking
         self._writer = writer
         background.start("due_attempts", self.turn, every_s=DUE_INTERVAL_S)
 
     async def turn(self) -> None:
-        """Put back all that is due now."""
-        while waiting := await self._ledger.take_due(rows_max=DUE_ROWS_MAX, lease_s=LEASE_S):
-            await _put_back(waiting, "due", self._ledger, self._writer)
+        """End all that ran out of time, and put back all that is due now."""
+        while expired := await self._parking.expire(rows_max=DUE_ROWS_MAX):
+            count_expired(expired)
+        while waiting := await self._parking.take_due(rows_max=DUE_ROWS_MAX, lease_s=LEASE_S):
+            await _put_back(waiting, "due", self._parking, self._writer)
             log.info("due_put_back", notifications=len(waiting))
 
 
@@ -84,9 +89,9 @@ class Reconciler:
     """
 
     def __init__(
-        self, ledger: LedgerPort, writer: WriterPort, positions: PositionsPort, background: Background
+        self, parking: ParkingPort, writer: WriterPort, positions: PositionsPort, background: Background
     ) -> None:
-        self._ledger = ledger
+        self._parking = parking
         self._writer = writer
         self._positions = positions
         self._noted_at: datetime | None = None
@@ -111,15 +116,15 @@ class Reconciler:
         self._noted_at = None
 
     async def _look(self, before: datetime) -> None:
-        forgotten = await self._ledger.take_forgotten(before=before, rows_max=FORGOTTEN_ROWS_MAX, lease_s=LEASE_S)
+        forgotten = await self._parking.take_forgotten(before=before, rows_max=FORGOTTEN_ROWS_MAX, lease_s=LEASE_S)
         UNACCOUNTED.set(len(forgotten))
         if forgotten:
-            await _put_back(forgotten, "forgotten", self._ledger, self._writer)
+            await _put_back(forgotten, "forgotten", self._parking, self._writer)
             log.error("forgotten_put_back", notifications=len(forgotten))
 
 
 async def _put_back(
-    taken: Sequence[Waiting], reason: Literal["due", "forgotten"], ledger: LedgerPort, writer: WriterPort
+    taken: Sequence[Waiting], reason: Literal["due", "forgotten"], parking: ParkingPort, writer: WriterPort
 ) -> None:
     """
     Write *taken* to notifications.deduplicated.
@@ -128,11 +133,12 @@ async def _put_back(
         TransientError: not all were acknowledged. If nothing was written, they are free again; if that is not known,
             they are when their lease ends, lest a failure that lasts fill the topic with copies.
     """
+    forwarded = encode_forwarded(datetime.now(UTC))
     try:
-        await writer.write(DEDUPLICATED, [_outgoing(each) for each in taken])
+        await writer.write(DEDUPLICATED, [_outgoing(each, forwarded) for each in taken])
     except TransientError as error:
         if _nothing_was_written(error):
-            await ledger.give_back([each.notification.id for each in taken])
+            await parking.give_back([each.notification.id for each in taken])
         raise
     PUT_BACK.labels(reason).inc(len(taken))
 
@@ -143,8 +149,8 @@ def _nothing_was_written(error: TransientError) -> bool:
     return isinstance(error.__cause__, KafkaConnectionError)
 
 
-def _outgoing(waiting: Waiting) -> Outgoing:
+def _outgoing(waiting: Waiting, forwarded: Header) -> Outgoing:
     return Outgoing(
-        *encode_deduplicated(waiting.notification, waiting.source),
+        *encode_deduplicated(waiting.notification, waiting.source, forwarded),
         timestamp_ms=int(waiting.accepted_at.timestamp() * 1000),
     )

@@ -13,7 +13,8 @@ from infra.record_writer import Outgoing
 from infra.telemetry import messaging, read_traceparent, start_span, trace_id_of, traceparent_of
 from schemas import results, topics
 from schemas.errors import TransientError
-from schemas.records import TRACEPARENT_HEADER, Header, encode_result, result_key
+from schemas.messages import Result
+from schemas.records import encode_result_record
 from schemas.topics import Topic
 from sender.ledger import Ledger, Unpublished
 
@@ -71,11 +72,16 @@ class ResultPublisher:
     async def _sweep(self) -> None:
         while found := await self._ledger.unpublished(older_than_s=SWEEP_AFTER_S, rows_max=RESULT_ROWS_MAX):
             await self._write(found, "sweep")
-            log.warning("events_swept", events=len(found))
+            log.info("events_swept", events=len(found))
 
 
 def _outgoing(change: Unpublished) -> Outgoing:
-    result = results.change(
+    return Outgoing(*encode_result_record(result_of(change), _traced(change)))
+
+
+def result_of(change: Unpublished) -> Result:
+    """Return the result that tells of *change*."""
+    return results.change(
         id=change.id,
         seq=change.seq,
         status=change.state,
@@ -92,13 +98,12 @@ def _outgoing(change: Unpublished) -> Outgoing:
         replay_of=change.replay_of,
         test=change.test,
     )
-    return Outgoing(result_key(result), encode_result(result), _traced(change))
 
 
-def _traced(change: Unpublished) -> list[Header]:
+def _traced(change: Unpublished) -> str | None:
     context = read_traceparent(change.traceparent)
     if context is None:
-        return []
+        return None
     traceparent = change.traceparent
     if context.trace_flags.sampled:
         span = start_span(
@@ -110,5 +115,4 @@ def _traced(change: Unpublished) -> list[Header]:
         span.set_attribute("relevo.status", change.state.value)
         span.end()
         traceparent = traceparent_of(span)
-    assert traceparent is not None, "it was just read"
-    return [(TRACEPARENT_HEADER, traceparent.encode())]
+    return traceparent

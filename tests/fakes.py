@@ -7,12 +7,14 @@ Each behaves as the real thing does, errors included; tests/contract runs one su
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 from pipeline.table import Answer
 from schemas.errors import TransientError
 from schemas.states import TERMINAL, State, states_before
 from sender.ledger import Standing
+from sender.parking import PARKED, Expired
 from sender.replies import Judgement, Verdict
 
 
@@ -75,7 +77,11 @@ class FakeWriter:
 
 
 class FakeLedger:
-    """The ledger in dicts, as one worker sees it. Other workers are other instances over the same `rows`."""
+    """
+    The ledger in dicts, as one worker sees it. Other workers are other instances over the same `rows`.
+
+    `cancel` and `reschedule` are what ingest does to the same rows.
+    """
 
     def __init__(self, rows=None, events=None, leases=None):
         self.worker = uuid4()
@@ -98,14 +104,19 @@ class FakeLedger:
     async def enrol(self, enrolments):
         self._answer_or_not()
         for each in enrolments:
+            content = each.notification.content
+            waits = content.scheduled_for is not None and content.scheduled_for > datetime.now(UTC)
             fresh = {
-                "state": State.QUEUED,
+                "state": State.SCHEDULED if waits else State.QUEUED,
                 "attempt": 0,
                 "seq": 1,
                 "worker": None,
-                "parked": False,
+                "parked": waits,
+                "due": False,
                 "doubts": 0,
-                "on_doubt": each.notification.content.on_doubt,
+                "forward": None,
+                "on_doubt": content.on_doubt,
+                "expires_at": content.expires_at,
                 "fingerprint": each.fingerprint,
                 "accepted_at": each.accepted_at,
             }
@@ -116,14 +127,15 @@ class FakeLedger:
         self._answer_or_not()
         return self._standing(notification_id) if notification_id in self.rows else None
 
-    async def claim(self, notification_id, attempt):
+    async def claim(self, notification_id, attempt, forward=None):
         self._answer_or_not()
         row = self.rows[notification_id]
         fresh = row["attempt"] == attempt - 1 and row["state"] in states_before(State.SENDING)
         mine = row["attempt"] == attempt and row["state"] is State.SENDING and row["worker"] == self.worker
-        if self.worker not in self.leases or row["parked"] or not (fresh or mine):
+        if self.worker not in self.leases or row["parked"] or _late(row) or not (fresh or mine):
             return False
-        row.update(state=State.SENDING, attempt=attempt, worker=self.worker)
+        row.update(state=State.SENDING, attempt=attempt, worker=self.worker, due=False)
+        row["forward"] = row["forward"] or forward
         return True
 
     async def record(self, outcome):
@@ -133,7 +145,8 @@ class FakeLedger:
         unclaimed = (
             not outcome.claimed
             and row["attempt"] == outcome.attempt - 1
-            and row["state"] in {State.QUEUED, State.RETRYING}
+            and row["state"] in {State.QUEUED, State.SCHEDULED, State.RETRYING}
+            and not row["parked"]
         )
         if claimed or unclaimed:
             row.update(
@@ -143,6 +156,7 @@ class FakeLedger:
                 worker=None,
                 parked=outcome.next_attempt_at is not None,
                 doubts=row["doubts"] + outcome.doubt,
+                forward=row["forward"] or outcome.forward,
             )
             event = {"id": outcome.id, "seq": row["seq"], "status": outcome.state, "attempt": outcome.attempt}
             self.events.append(event | {"published": False})
@@ -163,12 +177,56 @@ class FakeLedger:
                 given_up.append(state)
         return given_up
 
+    async def expire(self, notification_id):
+        self._answer_or_not()
+        row = self.rows[notification_id]
+        unused = row["state"] is State.SENDING and row["worker"] == self.worker
+        if not _late(row) or not (unused or row["state"] in states_before(State.EXPIRED)):
+            return None
+        return self._expire(notification_id)
+
+    async def expire_parked(self, *, rows_max=500):
+        self._answer_or_not()
+        late = [each for each, row in self.rows.items() if (row["parked"] or row["due"]) and _late(row)]
+        return [self._expire(each) for each in late[:rows_max]]
+
+    def _expire(self, notification_id):
+        row = self.rows[notification_id]
+        state = State.IN_DOUBT if row["doubts"] else State.EXPIRED
+        self._move(notification_id, state, row["attempt"] - (row["state"] is State.SENDING))
+        return Expired(state, test=False)
+
+    async def cancel(self, notification_id):
+        row = self.rows[notification_id]
+        if row["state"] not in states_before(State.CANCELLED) or row["doubts"]:
+            return False
+        self._move(notification_id, State.CANCELLED, row["attempt"])
+        return True
+
+    async def reschedule(self, notification_id, due_at):
+        row = self.rows[notification_id]
+        later = due_at is not None and due_at > datetime.now(UTC)
+        if row["state"] not in states_before(State.SCHEDULED) or not (later or row["state"] is State.SCHEDULED):
+            return False
+        if _late(row) or (later and row["expires_at"] is not None and row["expires_at"] <= due_at):
+            return False
+        self._move(notification_id, State.SCHEDULED, row["attempt"])
+        row["parked"], row["due"] = later, not later
+        return True
+
+    def _move(self, notification_id, state, attempt):
+        row = self.rows[notification_id]
+        row.update(state=state, attempt=attempt, seq=row["seq"] + 1, worker=None, parked=False, due=False)
+        event = {"id": notification_id, "seq": row["seq"], "status": state, "attempt": attempt}
+        self.events.append(event | {"published": False})
+
     async def take_due(self, *, rows_max=500, lease_s=30.0):
         """As if all that is parked were due."""
         self._answer_or_not()
-        due = [each for each, row in self.rows.items() if row["parked"] and row["state"] is State.RETRYING][:rows_max]
+        waiting = [each for each, row in self.rows.items() if row["parked"] or row["due"]]
+        due = [each for each in waiting if self.rows[each]["state"] in PARKED][:rows_max]
         for each in due:
-            self.rows[each]["parked"] = False
+            self.rows[each].update(parked=False, due=False)
         return due
 
     def _standing(self, notification_id):
@@ -180,6 +238,7 @@ class FakeLedger:
             row["accepted_at"],
             parked=row["parked"],
             doubts=row["doubts"],
+            expired=_late(row),
         )
         if row["state"] is State.SENDING and row["worker"] == self.worker:
             return replace(standing, state=State.RETRYING, attempt=row["attempt"] - 1)
@@ -192,6 +251,10 @@ class FakeLedger:
 
     def terminal_events(self, notification_id):
         return [each["status"] for each in self.events if each["id"] == notification_id and each["status"] in TERMINAL]
+
+
+def _late(row):
+    return row["expires_at"] is not None and row["expires_at"] <= datetime.now(UTC)
 
 
 class FakeRelay:
@@ -211,12 +274,12 @@ class FakeRelay:
     async def slot(self):
         yield
 
-    async def send(self, mail, before_data):
+    async def send(self, mail, before_message):
         self.offered += 1
         judgement, early = self.script.pop(0) if self.script else (ACCEPTED, False)
         if early:
             return judgement
-        if not await before_data():
+        if not await before_message():
             return None
         if judgement.verdict in {Verdict.ACCEPTED, Verdict.IN_DOUBT}:
             self.taken.append(mail.recipient)

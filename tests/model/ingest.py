@@ -51,7 +51,11 @@ class Ingest(Process):
     async def find(self, ids):
         async def read():
             rows = self.world.ledger.rows
-            return {each: Known(rows[each]["fingerprint"], None, None) for each in ids if each in rows}
+            return {
+                each: Known(rows[each]["fingerprint"], None, None, rows[each]["accepted_at"])
+                for each in ids
+                if each in rows
+            }
 
         return await self.do(read)
 

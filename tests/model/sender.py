@@ -74,6 +74,11 @@ class Sender(Worker):
     def holds(self) -> bool:
         return self.ledger.worker in self.ledger.leases
 
+    def assign(self, topic: str, partition: int) -> None:
+        # As aiokafka does: a partition that comes back is not paused, whatever it was before.
+        self.paused.discard(TopicPartition(topic, partition))
+        super().assign(topic, partition)
+
     def revoke(self, topic: str, partition: int, then: Callable[[], None]) -> None:
         if self.frozen or not self.alive:
             # Thrown out: it learns of it later, and whoever has the partition now does not wait.
@@ -121,12 +126,12 @@ class Sender(Worker):
     async def slot(self):
         yield
 
-    async def send(self, mail, before_data):
+    async def send(self, mail, before_message):
         await self.gate()
         judgement, early, kept = REPLIES[self.world.replies.popleft() if self.world.replies else "accepted"]
         if early:
             return judgement
-        if not await before_data():
+        if not await before_message():
             return None
         await self.gate()
         if kept:

@@ -7,6 +7,7 @@ MODEL_EXAMPLES=n plays n random games instead of the few that are always the sam
 """
 
 import os
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from aiokafka.errors import RequestTimedOutError
@@ -150,6 +151,21 @@ class Relevo(RuleBasedStateMachine):
     def leases_run_out(self):
         self.world.expire_leases()
 
+    @rule(on_doubt=st.sampled_from(["hold", "resend"]), door=st.sampled_from(["http", "kafka"]), expires=st.booleans())
+    def accept_for_later(self, on_doubt, door, expires):
+        later = datetime.now(UTC) + timedelta(days=1)
+        fields = {"expires_at": later + timedelta(days=1)} if expires else {}
+        notification = self.world.new(on_doubt=on_doubt, scheduled_for=later, **fields)
+        if door == "http":
+            self._ingest().accept(notification)
+        else:
+            self.world.produce([notification])
+
+    @precondition(lambda self: self.world.ledger.rows)
+    @rule(which=st.integers(0, 20), change=st.sampled_from(["cancel", "put off", "bring forward", "run out of time"]))
+    def change_when(self, which, change):
+        self.world.change_when(sorted(self.world.ledger.rows)[which % len(self.world.ledger.rows)], change)
+
     @rule()
     def what_is_due_is_put_back(self):
         self.world.put_back_due()
@@ -219,7 +235,7 @@ def _commit_highest(monkeypatch):
 
 def _no_claim(_monkeypatch):
     class Careless(FakeLedger):
-        async def claim(self, notification_id, attempt):
+        async def claim(self, notification_id, attempt, forward=None):
             return True
 
         async def record(self, outcome):

@@ -7,7 +7,7 @@ of them: process.py, ingest.py, pipeline.py, sender.py. The clock moves only whe
 
 import asyncio
 from collections import Counter, defaultdict, deque
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from uuid import UUID
 
@@ -52,6 +52,7 @@ class World:
         self.notifications: dict[UUID, Notification] = {}
         self.acknowledged: set[UUID] = set()
         self.poison: list[bytes] = []
+        self.cancelled: set[UUID] = set()
         self.gone: set[UUID] = set()
         self.owners: dict[tuple[str, int], Process] = {}
         self.processes: dict[str, Process] = {}
@@ -195,7 +196,19 @@ class World:
         self.ledger.leases -= self.gone | frozen
         self._now(self.ledger.give_up_abandoned(grace_s=0))
 
+    def change_when(self, each: UUID, change: str) -> None:
+        """Do to a notification what its client, or time itself, does to it."""
+        later = datetime.now(UTC) + timedelta(days=1)
+        if change == "cancel":
+            if self._now(self.ledger.cancel(each)):
+                self.cancelled.add(each)
+        elif change == "run out of time":
+            self.ledger.rows[each]["expires_at"] = datetime.now(UTC) - timedelta(seconds=1)
+        else:
+            self._now(self.ledger.reschedule(each, later if change == "put off" else None))
+
     def put_back_due(self) -> None:
+        self._now(self.ledger.expire_parked())
         for each in self._now(self.ledger.take_due()):
             self.append(DEDUPLICATED.name, *encode_deduplicated(self.notifications[each], Source("kafka", 0, 0, 0)))
 
@@ -224,6 +237,8 @@ class World:
         for each, count in self.sink.items():
             allowed = 2 if self.notifications[each].content.on_doubt == "resend" else 1
             assert count <= allowed, f"G2: {count} mails for {each}"
+        for each in self.cancelled:
+            assert not self.sink[each], f"G2: {each} was cancelled, and sent"
         for each in self.ledger.rows:
             ends = self.ledger.terminal_events(each)
             assert len(ends) <= 1, f"G3: {each} ended {ends}"

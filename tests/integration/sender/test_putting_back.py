@@ -15,6 +15,7 @@ from schemas.identity import new_id
 from schemas.messages import Reason
 from schemas.states import State
 from sender.ledger import Ledger, Outcome
+from sender.parking import Parking
 from sender.putting_back import DueAttempts
 from tests.builders import make_enrolment
 from tests.fakes import FakeWriter
@@ -46,9 +47,9 @@ async def test_while_kafka_is_away_nothing_that_is_due_is_held(pool):
     nobody = RecordWriter(f"127.0.0.1:{free_port()}", name="test")
     background = Background(Readiness())
     with pytest.raises(TransientError):
-        await DueAttempts(ledger, nobody, background).turn()
+        await DueAttempts(Parking(pool), nobody, background).turn()
     writer = FakeWriter()
-    await DueAttempts(ledger, writer, background).turn()
+    await DueAttempts(Parking(pool), writer, background).turn()
     assert [record.key.decode() for _, record in writer.written] == [str(identity)]
     await background.stop()
 
@@ -56,13 +57,13 @@ async def test_while_kafka_is_away_nothing_that_is_due_is_held(pool):
 async def test_what_is_given_back_keeps_its_place_in_the_outbox(pool):
     """It was accepted over HTTP and tried before ingest had noted that Kafka has it."""
     ledger = Ledger(pool, worker=new_id(), worker_name="one")
-    identity = await parked(ledger)
+    parking, identity = Parking(pool), await parked(ledger)
     await pool.execute("UPDATE notifications SET published_at = NULL WHERE id = $1", identity)
-    assert len(await ledger.take_due(rows_max=10, lease_s=60)) == 1
-    assert await ledger.take_due(rows_max=10, lease_s=60) == []
-    await ledger.give_back([identity])
+    assert len(await parking.take_due(rows_max=10, lease_s=60)) == 1
+    assert await parking.take_due(rows_max=10, lease_s=60) == []
+    await parking.give_back([identity])
     assert await pool.fetchval("SELECT publish_after <= now() FROM notifications WHERE id = $1", identity)
-    assert len(await ledger.take_due(rows_max=10, lease_s=60)) == 1
+    assert len(await parking.take_due(rows_max=10, lease_s=60)) == 1
 
 
 async def test_a_question_to_a_server_that_hangs_can_be_broken_off(servers):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -65,6 +66,17 @@ async def test_the_first_sight_is_forwarded_with_its_source_and_told():
     assert (told["status"], told["seq"], told["terminal"]) == ("queued", 1, False)
     assert told["event_id"] == str(result_event_id(UUID(given["id"]), 1))
     assert bench.table.entries[notification.id][0] == "done"
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(1, "scheduled"), (0, "queued"), (-1, "queued")])
+async def test_whether_it_is_for_later_is_told_by_the_time_of_its_record_alone(seconds, status):
+    bench = Bench()
+    accepted_at = datetime.now(UTC) - timedelta(days=3)
+    due = accepted_at.replace(microsecond=0) + timedelta(seconds=seconds)
+    given = json.dumps(request(scheduled_for=due.isoformat())).encode()
+    timestamp_ms = int(accepted_at.timestamp()) * 1000
+    await bench.deduplicator.process([Incoming(3, 901, timestamp_ms, None, given, ())])
+    assert [told["status"] for told in bench.results] == [status]
 
 
 async def test_the_same_again_is_dropped():
@@ -159,15 +171,15 @@ async def test_what_cannot_be_read_becomes_a_dead_letter_byte_for_byte(value):
 async def test_a_bug_met_on_one_record_blocks_nobody(monkeypatch):
     bench = Bench()
 
-    def breaks(value, _traceparent):
+    def breaks(value, headers, at):
         if b"poison" in value:
             raise RuntimeError("a bug of ours")
-        return real(value, _traceparent)
+        return real(value, headers, at=at)
 
     from pipeline import dedupe
 
-    real = dedupe.decode_requested
-    monkeypatch.setattr(dedupe, "decode_requested", breaks)
+    real = dedupe.read_requested
+    monkeypatch.setattr(dedupe, "read_requested", breaks)
     await bench.process(request(), request(body="poison"), request())
     assert len(bench.forwarded) == 2
     [letter] = bench.writer.on(DEAD_LETTERS)

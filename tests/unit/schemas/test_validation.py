@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.addresses import SIMULATED
 from schemas.errors import InvalidRequestError
 from schemas.json_text import parse_json
 from schemas.limits import BODY_CHARS_MAX, CONTACT_MESSAGE_CHARS_MAX, METADATA_ENTRIES_MAX, SUBJECT_CHARS_MAX
@@ -76,6 +77,8 @@ def test_a_request_is_an_object(whole):
         ("to", "", "invalid_address"),
         ("to", "a@b.org\r\n", "invalid_address"),
         ("to", "a" * 321, "too_long"),
+        ("to", "sim+nope@simulator.invalid", "unknown_scenario"),
+        ("to", "ana@SIMULATOR.invalid", "unknown_scenario"),
         ("subject", "", "blank"),
         ("subject", " \u00a0\u3000", "blank"),
         ("subject", "x" * (SUBJECT_CHARS_MAX + 1), "too_long"),
@@ -100,6 +103,16 @@ def test_a_request_is_an_object(whole):
 )
 def test_each_field_has_its_bounds(field, value, code):
     assert content_errors(**{field: value}) == {("/" + field, code)}
+
+
+def test_a_recipient_that_the_simulator_does_not_know_is_told_those_it_knows():
+    with pytest.raises(InvalidRequestError) as refused:
+        read_content(GOOD | {"to": "sim+nope@simulator.invalid"}, accepts=None)
+    [error] = refused.value.errors
+    assert all(known in error.detail for known in SIMULATED)
+    assert "nope" not in error.detail
+    for known in SIMULATED:
+        assert read_content(GOOD | {"to": known}, accepts=None).to == known
 
 
 @pytest.mark.parametrize("value", [[], {}, [1], {"a": 1}, float("inf"), float("nan")])

@@ -80,13 +80,13 @@ class ScriptedRelay:
     async def slot(self):
         yield
 
-    async def send(self, mail, before_data):
+    async def send(self, mail, before_message):
         if mail.recipient in self.refused:
             return TRANSIENT
         if mail.recipient in self.slow_before:
             self.reached.add(mail.recipient)
             await self.free.wait()
-        if not await before_data():
+        if not await before_message():
             return None
         self.taken.append(mail.recipient)
         if mail.recipient in self.slow_after:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from infra.health import Readiness
+from schemas.errors import TransientError
 from schemas.states import State
 from sender import channel as channels
 from sender import deliver as delivering
@@ -343,3 +344,95 @@ async def test_between_claim_and_outcome_a_delivery_is_critical():
     await bench.deliverer.deliver(delivery)
     assert seen == [True]
     assert not delivery.critical
+
+
+def in_seconds(seconds):
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+async def test_what_is_for_later_is_left_in_the_ledger():
+    bench = Bench()
+    delivery = await bench.deliver(make_enrolment(scheduled_for=in_seconds(60)))
+    assert (delivery.standing.state, delivery.standing.parked) == (State.SCHEDULED, True)
+    assert bench.relay.offered == 0
+    await bench.ledger.take_due()
+    await bench.deliver(delivery.enrolment)
+    assert bench.told == [(State.SENT, 1)]
+
+
+@pytest.mark.parametrize("change", ["cancelled", "put off"])
+@pytest.mark.parametrize("script", [(), ((TRANSIENT, EARLY),)], ids=["taken", "refused before the claim"])
+async def test_what_changes_while_it_is_offered_is_not_sent_and_not_told(change, script):
+    bench = Bench(*script)
+    delivery = await bench.enrol()
+    identity = delivery.enrolment.notification.id
+    send = bench.relay.send
+
+    async def meanwhile(mail, before_data):
+        if change == "cancelled":
+            await bench.ledger.cancel(identity)
+        else:
+            await bench.ledger.reschedule(identity, in_seconds(60))
+        return await send(mail, before_data)
+
+    bench.relay.send = meanwhile
+    async with asyncio.timeout(10):
+        await bench.deliverer.deliver(delivery)
+    assert delivery.standing.state is (State.CANCELLED if change == "cancelled" else State.SCHEDULED)
+    assert bench.relay.taken == []
+    assert bench.told == []
+
+
+async def test_what_has_run_out_of_time_is_ended_without_a_word_to_the_relay():
+    bench = Bench()
+    delivery = await bench.deliver(make_enrolment(expires_at=in_seconds(-1)))
+    assert delivery.standing.state is State.EXPIRED
+    assert bench.relay.offered == 0
+    # The sweep tells of it: its event is of nobody who is about to publish it.
+    assert bench.told == []
+    assert bench.ledger.terminal_events(delivery.enrolment.notification.id) == [State.EXPIRED]
+
+
+async def test_what_runs_out_of_time_while_the_relay_is_away_does_not_wait_for_it():
+    bench = Bench((UNREACHABLE, EARLY))
+    bench.probes = [UNREACHABLE] * 1_000_000
+    delivery = await bench.deliver(make_enrolment(expires_at=in_seconds(0.05)))
+    assert delivery.standing.state is State.EXPIRED
+    assert bench.relay.taken == []
+    await bench.channel.close()
+
+
+async def test_a_claim_whose_answer_is_lost_until_it_is_too_late_ends_as_expired():
+    bench = Bench()
+    enrolment = make_enrolment(expires_at=in_seconds(0.05))
+    delivery = await bench.enrol(enrolment)
+    claim = bench.ledger.claim
+
+    async def deaf(identity, attempt, forward=None):
+        if await claim(identity, attempt, forward):
+            await asyncio.sleep(0.1)
+            raise TransientError("Postgres: the connection broke off")
+        return False
+
+    bench.ledger.claim = deaf
+    async with asyncio.timeout(10):
+        await bench.deliverer.deliver(delivery)
+    assert bench.relay.taken == []
+    assert (bench.ledger.rows[enrolment.notification.id]["state"], bench.told) == (State.EXPIRED, [])
+
+
+async def test_between_two_attempts_it_can_be_called_off():
+    bench = Bench((TRANSIENT, LATE))
+    delivery = await bench.enrol()
+    tell = bench.publisher.publish
+
+    async def publish(change):
+        await tell(change)
+        await bench.ledger.cancel(change.id)
+
+    bench.publisher.publish = publish
+    async with asyncio.timeout(10):
+        await bench.deliverer.deliver(delivery)
+    assert bench.told == [(State.RETRYING, 1)]
+    assert bench.relay.taken == []
+    assert bench.ledger.terminal_events(delivery.enrolment.notification.id) == [State.CANCELLED]

@@ -8,11 +8,12 @@ from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 
 from infra.background import Background
 from infra.health import Readiness
-from infra.metrics import UNACCOUNTED
+from infra.metrics import OUTCOMES, UNACCOUNTED
 from schemas.errors import TransientError
 from schemas.messages import Source
 from schemas.records import decode_deduplicated
-from sender.ledger import Waiting
+from schemas.states import State
+from sender.parking import Expired, Waiting
 from sender.putting_back import DueAttempts, Reconciler
 from tests.builders import ACCEPTED_AT, make_notification
 
@@ -24,7 +25,12 @@ class Ledger:
         source = Source("kafka", 3, 912, 0)
         self.rows = [Waiting(make_notification(), source, ACCEPTED_AT) for _ in range(count)]
         self.leased = set()
+        self.late = []
         self.away = False
+
+    async def expire(self, *, rows_max):
+        late, self.late = self.late[:rows_max], self.late[rows_max:]
+        return late
 
     async def take_due(self, *, rows_max, lease_s):
         taken = [each for each in self.rows if each.notification.id not in self.leased][:rows_max]
@@ -128,3 +134,13 @@ async def test_a_turn_that_is_broken_off_under_way_gives_nothing_back():
     with pytest.raises(asyncio.CancelledError):
         await turn
     assert len(ledger.leased) == 1
+
+
+async def test_what_ran_out_of_time_is_ended_first_and_counted_but_for_what_is_simulated():
+    ledger, writer = Ledger(1), Writer()
+    ledger.late = [Expired(State.EXPIRED, test=False), Expired(State.EXPIRED, test=True)]
+    before = OUTCOMES.labels("expired")._value.get()
+    await due(ledger, writer).turn()
+    assert ledger.late == []
+    assert len(writer.written) == 1
+    assert OUTCOMES.labels("expired")._value.get() == before + 1
