@@ -1,8 +1,9 @@
 """PostgreSQL: connections with every option that matters spelled out."""
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 import asyncpg
@@ -51,13 +52,16 @@ async def _keep(_connection: asyncpg.Connection) -> None:
     """Reset nothing: no statement of ours changes its session, and a reset is a round trip after each of them."""
 
 
-async def open_pool(dsn: str, *, name: str, connections_max: int) -> asyncpg.Pool:
+async def open_pool(
+    dsn: str, *, name: str, connections_max: int, settings: Mapping[str, str] = MappingProxyType({})
+) -> asyncpg.Pool:
     """
     Return a pool of up to *connections_max* connections.
 
     It opens one connection at once, so a wrong address is found at start.
     Args:
         name: shown in pg_stat_activity.
+        settings: of PostgreSQL, for each of these connections, beside those that all have.
     Raises:
         TransientError: the server cannot be reached or is not ready yet.
         ConfigurationError: it refuses us, or the address makes no sense; says what to mend.
@@ -79,6 +83,7 @@ async def open_pool(dsn: str, *, name: str, connections_max: int) -> asyncpg.Poo
                 # Our statements are few and prepared; compiling them costs more than it saves.
                 "jit": "off",
                 "timezone": "UTC",
+                **settings,
             },
         )
     except _REFUSED as error:
@@ -109,6 +114,21 @@ async def fetch(pool: asyncpg.Pool, sql: str, *arguments: object) -> list[asyncp
         async with _connection(pool) as connection:
             found: list[asyncpg.Record] = await connection.fetch(sql, *arguments)
             return found
+    except TRANSIENT as error:
+        raise TransientError(f"Postgres: {type(error).__name__}") from error
+
+
+@asynccontextmanager
+async def transaction(pool: asyncpg.Pool) -> AsyncIterator[Any]:
+    """
+    Yield a connection inside one transaction, which is committed at the end, or rolled back when anything is raised.
+
+    Raises:
+        TransientError: the server is away, slow, or broke off. Whether it was committed is not known.
+    """
+    try:
+        async with _connection(pool) as connection, connection.transaction():
+            yield connection
     except TRANSIENT as error:
         raise TransientError(f"Postgres: {type(error).__name__}") from error
 

@@ -5,6 +5,7 @@ This table is the only one. The SQL predicates of the ledger are generated from 
 (`states_before`), the OpenAPI and result enums are tested against it.
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 
@@ -33,7 +34,8 @@ ALLOWED: dict[State, frozenset[State]] = {
     State.QUEUED: _TRIED | _CALLED_OFF | {State.SCHEDULED},
     State.SCHEDULED: _TRIED | _CALLED_OFF | {State.SCHEDULED},
     State.SENDING: frozenset({State.SENT, State.RETRYING, State.FAILED, State.BOUNCED, State.IN_DOUBT}),
-    State.RETRYING: _TRIED | _CALLED_OFF,
+    # In doubt, when its one answer that counts was never seen and there is no time left for the copy it asked for.
+    State.RETRYING: _TRIED | _CALLED_OFF | {State.IN_DOUBT},
     # An asynchronous bounce report may follow a successful hand-over. Nothing else changes a terminal state.
     State.SENT: frozenset({State.BOUNCED}),
     State.FAILED: frozenset(),
@@ -52,7 +54,16 @@ TERMINAL: frozenset[State] = (
 # The states that a row of the ledger can have.
 IN_LEDGER: tuple[State, ...] = tuple(state for state in State if state is not State.REJECTED)
 
+# Nearly every notification goes through these, and through no other; what is in another one is worth an index.
+COMMON: frozenset[State] = frozenset({State.QUEUED, State.SENDING, State.SENT})
+RARE: tuple[State, ...] = tuple(state for state in IN_LEDGER if state not in COMMON)
+
 
 def states_before(after: State) -> tuple[State, ...]:
     """Return the states from which *after* may be entered, in the order of the enum; empty: only at birth."""
     return tuple(state for state in State if after in ALLOWED[state])
+
+
+def sql_states(states: Iterable[State]) -> str:
+    """Return *states* as they stand in a predicate: `state IN (...)`."""
+    return ", ".join(f"'{state}'" for state in states)
