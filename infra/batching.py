@@ -38,6 +38,15 @@ class Batcher(Generic[Item, Answer]):
 
         A caller that is cancelled takes back what no write has begun with; the rest may be written all the same.
         """
+        return await self.enqueue(item)
+
+    def enqueue(self, item: Item) -> asyncio.Future[Answer]:
+        """
+        Have *item* written, and return where its answer will be: for who submits many and waits for them together.
+
+        What is enqueued without an await in between is written together, up to rows_max. Cancelling the future takes
+        the item back, as above.
+        """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, answer))
         if self._free:
@@ -45,7 +54,7 @@ class Batcher(Generic[Item, Answer]):
             task = asyncio.create_task(self._drain())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return await answer
+        return answer
 
     async def _drain(self) -> None:
         try:

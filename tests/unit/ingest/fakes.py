@@ -51,7 +51,9 @@ class FakeLedger:
             if submission.first.id in self.rows:
                 continue
             for notification in submission.notifications:
-                known = Known(fingerprint(notification.content), submission.client, notification.traceparent)
+                known = Known(
+                    fingerprint(notification.content), submission.client, notification.traceparent, accepted_at
+                )
                 self.rows[notification.id] = known
                 fresh.add(notification.id)
         if self.deaf:

@@ -53,6 +53,24 @@ def test_a_key_and_an_id_that_mean_different_things_are_refused():
     assert str(notify(GIVEN | {"id": mapped}, "order-1").first.id) == mapped
 
 
+def test_an_id_that_was_made_from_a_key_is_taken_with_its_key_only():
+    """Otherwise whoever guesses another client's key could use its id first, or see that it is in use."""
+    stolen = str(id_from_key("billing", "order-1"))
+    assert errors_of(notify, GIVEN | {"id": stolen}, client="shop") == [("/id", "reserved_id")]
+    assert errors_of(notify, GIVEN | {"id": stolen}) == [("/id", "reserved_id")]
+    assert errors_of(notify, GIVEN, stolen, client="shop") == [("", "reserved_id")]
+    assert errors_of(notify, GIVEN | {"id": stolen}, stolen, client="shop") == [("", "reserved_id")]
+    assert str(notify(GIVEN | {"id": stolen}, "order-1").first.id) == stolen
+
+
+def test_what_names_no_id_takes_the_one_that_is_there_for_it():
+    otherwise = uuid.UUID(SOME_ID)
+    named = "0191e7a0-5c3f-7cc2-9e0a-3d6f1d2b4c5f"
+    given = {"keys": (), "client": "billing", "traceparent": TRACEPARENT, "otherwise": otherwise}
+    assert submission_of_notify(GIVEN, **given).first.id == otherwise
+    assert str(submission_of_notify(GIVEN | {"id": named}, **given).first.id) == named
+
+
 @pytest.mark.parametrize("keys", [("",), ("x" * 256,), ("ñ",), ("a\tb",), ("a", "b")])
 def test_a_key_that_is_none_is_refused(keys):
     assert errors_of(notify, GIVEN, *keys) == [("", "invalid_idempotency_key")]

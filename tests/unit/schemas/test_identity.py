@@ -11,6 +11,8 @@ from schemas.identity import (
     contact_id,
     fingerprint,
     id_from_key,
+    id_in_batch,
+    is_made_from_key,
     new_id,
     recipient_hash,
     rejection_event_id,
@@ -45,13 +47,37 @@ def test_a_key_means_one_id_for_each_client():
     assert len(ids) == 9
 
 
+def test_the_items_of_a_batch_have_ids_in_a_space_of_their_own():
+    """The same key, a UUID or not, means nothing to a batch that it means to a lone notification or another client."""
+    uuid_key = "0191e7a0-5c3f-7cc2-9e0a-3d6f1d2b4c5e"
+    ids = [
+        id_in_batch(client, key, place)
+        for client in ("shop", "crm")
+        for key in ("order-1", "1", "11", uuid_key)
+        for place in (0, 1, 11, 99)
+    ]
+    ids += [id_from_key(client, key) for client in ("shop", "crm") for key in ("order-1", "1", "0\n1", "11", uuid_key)]
+    assert len({*ids, UUID(uuid_key)}) == len(ids) + 1
+
+
+def test_what_was_made_from_a_key_is_known_by_its_looks():
+    made = [id_from_key("shop", str(number)) for number in range(100)]
+    made += [id_in_batch("shop", "a", place) for place in range(100)]
+    made += [contact_id(new_id(), 1)]
+    assert all(map(is_made_from_key, made))
+    assert {(each.version, each.variant) for each in made} == {(8, "specified in RFC 4122")}
+    others = [new_id(), uuid4(), result_event_id(new_id(), 1), UUID("72656c65-343e-4e16-a5f1-5d98cafaacf1")]
+    assert not any(map(is_made_from_key, [*others, UUID("72656c66-343e-8e16-a5f1-5d98cafaacf1")]))
+
+
 def test_ids_that_are_made_from_something_never_change():
     """Golden: a changed value would send again what was already sent, and count again what was already counted."""
     first = UUID("0191e7a0-5c3f-7cc2-9e0a-3d6f1d2b4c5e")
-    assert str(id_from_key("shop", "order-1")) == "bfa4068b-d7f5-53b7-9cb2-f616fcd18bbd"
+    assert str(id_from_key("shop", "order-1")) == "72656c65-343e-8e16-a5f1-5d98cafaacf1"
+    assert str(id_in_batch("shop", "order-1", 3)) == "72656c65-bbdf-8bff-8ec2-1500fde6d11d"
     assert str(result_event_id(first, 2)) == "082d63bc-a27c-5392-9030-fb102d8b47c5"
     assert str(rejection_event_id("3:912:0")) == "7bb20918-4fa0-52b2-b406-d59f7b6579d2"
-    assert str(contact_id(first, 1)) == "3dfa9681-24d8-553f-ad8a-8a60d02012e5"
+    assert str(contact_id(first, 1)) == "72656c65-ad60-84db-90cc-85ac099e5b06"
     content = make_content(metadata={"b": 1, "a": True}, html="<p>ñ</p>", reply_to="a@b.org")
     assert fingerprint(content).hex() == "eb693a156a4cff970d80d2f83f3d55a4"
 
