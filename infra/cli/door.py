@@ -2,6 +2,7 @@
 
 import http.client
 import json
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,9 +34,20 @@ class Door:
         self._place, self._path = parts.netloc.rpartition("@")[2], parts.path
         self._headers = {"Accept": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
 
-    def post(self, path: str, document: object) -> tuple[dict[str, Any], dict[str, str]]:
+    def post(
+        self, path: str, document: object, *, idempotency_key: str | None = None
+    ) -> tuple[dict[str, Any], dict[str, str]]:
         """Return the answer and its headers, names in lower case; see `get` for what is raised."""
-        return self._ask("POST", path, json.dumps(document).encode())
+        named = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+        return self._ask("POST", path, json.dumps(document).encode(), named)
+
+    def put(self, path: str, document: object) -> dict[str, Any]:
+        """Return the answer; see `get` for what is raised."""
+        return self._ask("PUT", path, json.dumps(document).encode())[0]
+
+    def delete(self, path: str) -> dict[str, Any]:
+        """Return the answer, empty if it has no body; see `get` for what is raised."""
+        return self._ask("DELETE", path, None)[0]
 
     def get(self, path: str) -> dict[str, Any]:
         """
@@ -46,9 +58,11 @@ class Door:
         """
         return self._ask("GET", path, None)[0]
 
-    def _ask(self, method: str, path: str, body: bytes | None) -> tuple[dict[str, Any], dict[str, str]]:
+    def _ask(
+        self, method: str, path: str, body: bytes | None, named: Mapping[str, str] | None = None
+    ) -> tuple[dict[str, Any], dict[str, str]]:
         connection = self._connect(self._place, timeout=ANSWER_S_MAX)
-        headers = self._headers | ({"Content-Type": "application/json"} if body is not None else {})
+        headers = self._headers | ({"Content-Type": "application/json"} if body is not None else {}) | dict(named or {})
         try:
             connection.request(method, self._path + path, body, headers)
             answer = connection.getresponse()
@@ -58,6 +72,8 @@ class Door:
             raise CommandError(Exit.UNAVAILABLE, "unavailable", detail) from error
         finally:
             connection.close()
+        if answer.status == http.HTTPStatus.NO_CONTENT:
+            return {}, {name.lower(): value for name, value in answer.getheaders()}
         try:
             document = json.loads(raw)
         except ValueError:

@@ -42,6 +42,7 @@ class TopicReader:
     """
     Reads *topic*.
 
+    bounds has, for each partition, its first offset and the one after its last when this was opened.
     Args:
         partitions: only these; None: all that there are now.
     Raises, when opened:
@@ -52,6 +53,7 @@ class TopicReader:
     def __init__(
         self, bootstrap: str, topic: Topic, *, from_start: bool, partitions: Collection[int] | None = None
     ) -> None:
+        self.bounds: dict[int, tuple[int, int]] = {}
         self._away = False
         self._consumer = Consumer(
             {
@@ -108,6 +110,7 @@ class TopicReader:
             place = TopicPartition(topic.name, number)
             # Asked now, not "end": the library would find out later, and skip what comes in between.
             first, end = self._consumer.get_watermark_offsets(place, timeout=ANSWER_S_MAX)
+            self.bounds[number] = first, end
             positions.append(TopicPartition(topic.name, number, first if from_start else end))
         return positions
 

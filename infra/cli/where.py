@@ -44,6 +44,12 @@ class Place:
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.settings.http_host, self.settings.http_host)
         return f"http://{host}:{self.settings.http_port}"
 
+    @property
+    def first_key(self) -> str | None:
+        """The first key for the HTTP door that the settings name; None: they name none."""
+        keys = self.settings.api_keys
+        return keys[0].partition(":")[2] if keys else None
+
     def origin(self, setting: str) -> str:
         """Return who says where a server is, for a sentence about it."""
         if setting in self.from_stack:
