@@ -18,7 +18,7 @@ class Topic:
     One topic as it must exist on the broker.
 
     partitions is a lower bound once data is in it (Kafka can add partitions, never take one away).
-    retention_ms and cleanup_policy are the Kafka topic settings of the same names.
+    retention_ms and cleanup_policy are the Kafka topic settings of the same names; -1: for ever.
     """
 
     name: str
@@ -58,6 +58,13 @@ RESULTS = Topic(
     cleanup_policy="delete",
     holds="what happened: every state change of every id, and rejections; key = notification id",
 )
+STATUS = Topic(
+    name="notifications.status",
+    partitions=6,
+    retention_ms=-1,
+    cleanup_policy="compact",
+    holds="the latest result of every notification; key = notification id",
+)
 DEAD_LETTERS = Topic(
     name="notifications.dlq",
     partitions=1,
@@ -68,10 +75,22 @@ DEAD_LETTERS = Topic(
     record_bytes_max=REQUESTED.record_bytes_max + 64 * 1024,
 )
 
-TOPICS: tuple[Topic, ...] = (REQUESTED, DEDUPLICATED, RESULTS, DEAD_LETTERS)
+TOPICS: tuple[Topic, ...] = (REQUESTED, DEDUPLICATED, RESULTS, STATUS, DEAD_LETTERS)
 
-# The consumer groups: how far each of the two services has come on its topic.
+# The consumer groups: how far each service has come on its topic.
 PIPELINE_GROUP = "relevo.pipeline"  # reads notifications.requested
 SENDER_GROUP = "relevo.sender"  # reads notifications.deduplicated
+# The feed reads notifications.results in three groups, so that none of its works holds up another.
+FEED_STATUS_GROUP = "relevo.feed.status"
+FEED_STATISTICS_GROUP = "relevo.feed.statistics"
+FEED_WEBHOOKS_GROUP = "relevo.feed.webhooks"
+
+GROUPS: dict[str, Topic] = {
+    PIPELINE_GROUP: REQUESTED,
+    SENDER_GROUP: DEDUPLICATED,
+    FEED_STATUS_GROUP: RESULTS,
+    FEED_STATISTICS_GROUP: RESULTS,
+    FEED_WEBHOOKS_GROUP: RESULTS,
+}
 
 RECORD_BYTES_MAX = max(topic.record_bytes_max for topic in TOPICS)

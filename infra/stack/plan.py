@@ -27,6 +27,9 @@ _NO_SERVICE_SETTINGS = {
     "RELEVO_MAVEN_REPOSITORY",
 }
 
+# Where a service is not a package of its own.
+_MODULES = {"feed": "sender.feed"}
+
 
 class Plan:
     """
@@ -61,6 +64,7 @@ class Plan:
             "ingest",
             *cluster.numbered("pipeline", self.wanted.pipelines),
             *cluster.numbered("sender", self.wanted.senders),
+            "feed",
         )
 
     def port_names_of(self, processes: Iterable[str]) -> tuple[str, ...]:
@@ -133,7 +137,7 @@ class Plan:
         where = f"http://{LOOPBACK}:{self.ports['http'] if name == 'ingest' else ops_port}"
         return Recipe(
             name=name,
-            argv=(sys.executable, "-m", cluster.kind_of(name)),
+            argv=(sys.executable, "-m", _MODULES.get(name, cluster.kind_of(name))),
             program=Path(sys.executable),
             folder=self.home.folder(name),
             log=self.home.log(name),

@@ -2,7 +2,7 @@
 
 from infra.settings import Settings
 from schemas import limits
-from schemas.records import DEAD_LETTER_MESSAGE_BYTES_MAX
+from schemas.dead_letters import DEAD_LETTER_MESSAGE_BYTES_MAX
 from schemas.topics import DEAD_LETTERS, DEDUPLICATED, RECORD_BYTES_MAX, REQUESTED, RESULTS, TOPICS
 
 
@@ -11,6 +11,7 @@ def test_the_topics_are_those_of_the_contract():
         "notifications.requested",
         "notifications.deduplicated",
         "notifications.results",
+        "notifications.status",
         "notifications.dlq",
     ]
 
