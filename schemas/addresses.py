@@ -1,6 +1,7 @@
 """E-mail addresses: the one place that says which text is one address."""
 
 import re
+from enum import StrEnum
 from functools import lru_cache
 
 from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, validate_email
@@ -52,7 +53,34 @@ def without_addresses(text: str) -> str:
     return _ADDRESS_IN_TEXT.sub("<address>", text) if "@" in text else text
 
 
-SIMULATOR_DOMAIN = "simulator.invalid"
+SIMULATOR_DOMAIN = "simulator.invalid"  # RFC 6761 6.4: .invalid belongs to nobody, and never will
+
+
+class Scenario(StrEnum):
+    """What the simulator can be asked for, as in sim+retry-ok@simulator.invalid."""
+
+    OK = "ok"  # sent
+    RETRY_OK = "retry-ok"  # refused for now at the first attempt, sent at the second
+    TEMPFAIL = "tempfail"  # refused for now at every attempt of the burst: failed
+    PERMFAIL = "permfail"  # refused for good: bounced
+    SLOW = "slow"  # sent, after a few seconds
+    IN_DOUBT = "in-doubt"  # handed over, and no answer was seen
+    SUPPRESSED = "suppressed"  # a recipient that is not written to
+
+
+SIMULATED: dict[str, Scenario] = {f"sim+{scenario}@{SIMULATOR_DOMAIN}": scenario for scenario in Scenario}
+
+
+def check_recipient(address: str) -> str:
+    """
+    Return *address* if it may be a recipient: not one of the simulator's that the simulator does not know.
+
+    Raises:
+        ValueError: a sentence for people that does not repeat the input.
+    """
+    if is_simulated(address) and address.lower() not in SIMULATED:
+        raise ValueError(f"at {SIMULATOR_DOMAIN} there are only {', '.join(SIMULATED)}")
+    return address
 
 
 def is_simulated(address: str) -> bool:

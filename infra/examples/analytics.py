@@ -6,7 +6,7 @@ An analytics consumer: how many notifications reached which status in which hour
 It reads notifications.results from offset 0 in a consumer group of its own and knows nothing else of relevo. That is
 enough to rebuild the state of every notification: of the results with the same id the one with the highest seq is its
 state, and a copy has the event_id, and so the seq, of the first. Rejections (seq 0) are records that never became a
-notification; they are counted apart, each event_id once.
+notification; they are counted apart, each event_id once. What went to the simulator (test) is left out.
 
 It commits no offset and keeps nothing, so each run begins at the start. One that keeps its counts would commit with
 them, in one transaction of its own database.
@@ -70,6 +70,8 @@ class Fold:
             name, _, version = result["schema"].rpartition("/")
             if f"{name}/{version.split('.')[0]}" != RESULT_SCHEMA:
                 raise ValueError("another topic's record, or another major version")
+            if result.get("test") is True:
+                return
             seq, hour = int(result["seq"]), str(result["occurred_at"])[:_HOUR_CHARS]
             if seq == 0:
                 self.rejected[str(result["event_id"])] = hour

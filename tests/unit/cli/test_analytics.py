@@ -13,7 +13,7 @@ from schemas.records import RESULT_SCHEMA
 from schemas.states import State
 
 
-def value(notification_id, seq, status, *, hour=9, event_id=None, schema=RESULT_SCHEMA):
+def value(notification_id, seq, status, *, hour=9, event_id=None, schema=RESULT_SCHEMA, test=False):
     return json.dumps(
         {
             "schema": schema,
@@ -22,6 +22,7 @@ def value(notification_id, seq, status, *, hour=9, event_id=None, schema=RESULT_
             "seq": seq,
             "status": status,
             "occurred_at": f"2026-01-02T{hour:02}:04:05.678Z",
+            "test": test,
         }
     ).encode()
 
@@ -53,6 +54,11 @@ def test_every_state_is_rebuilt_whatever_the_order_and_the_copies(history, data)
 def test_a_notification_counts_in_the_hour_of_its_last_change():
     found = fold([value(IDS[0], 1, "queued", hour=9), value(IDS[0], 2, "sent", hour=10), value(IDS[1], 1, "queued")])
     assert found.by_hour() == {"2026-01-02T09": {"queued": 1}, "2026-01-02T10": {"sent": 1}}
+
+
+def test_what_went_to_the_simulator_is_not_counted():
+    found = fold([value(IDS[0], 1, "sent"), value(IDS[1], 1, "sent", test=True)])
+    assert found.as_json()["notifications"] == 1
 
 
 def test_rejections_are_counted_apart_once_each_and_hide_no_notification():
