@@ -93,6 +93,11 @@ def _of_relay(settings: Settings) -> Iterator[_Named]:
         yield _Named("RELEVO_SMTP_CA_FILE", authorities=str(settings.smtp_ca_file))
 
 
+def _of_webhooks(settings: Settings) -> Iterator[_Named]:
+    if settings.webhook_ca_file is not None:
+        yield _Named("RELEVO_WEBHOOK_CA_FILE", authorities=str(settings.webhook_ca_file))
+
+
 def _options(url: str) -> Mapping[str, str]:
     return dict(parse_qsl(urlsplit(url).query))
 
@@ -102,4 +107,5 @@ _NAMED_FOR: Mapping[str, tuple[Callable[[Settings], Iterator[_Named]], ...]] = {
     "ingest": (_of_postgres, _of_redis),
     "pipeline": (_of_redis,),
     "sender": (_of_postgres, _of_relay),
+    "feed": (_of_postgres, _of_webhooks),
 }

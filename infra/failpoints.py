@@ -24,6 +24,9 @@ NAMES = (
     "sender.after_outcome",  # the ledger knows; the result is not published
     "sender.after_result",  # published; the offset is not complete
     "sender.before_commit",  # complete; the offset is not committed
+    "feed.before_commit",  # results are handled by one reader; their offsets are not committed
+    "feed.after_webhooks_written",  # deliveries are durable; the offsets of their results are not committed
+    "feed.after_webhook_answer",  # a receiver has the event; its delivery still stands as pending
 )
 
 

@@ -30,12 +30,20 @@ HTTP_REQUESTS = Counter("relevo_http_requests_total", "HTTP answers", ["route", 
 HTTP_SECONDS = Histogram(
     "relevo_http_request_seconds", "Seconds from request to answer", ["route"], buckets=_LATENCY_BUCKETS
 )
+HTTP_WAITING = Gauge("relevo_http_waiting", "Callers that wait for an outcome: ?wait of a status")
 ACCEPTED = Counter(
     "relevo_accepted_total", "Notifications accepted over HTTP, by answer: new, replayed, conflict", ["answer"]
+)
+RATE_LIMITED = Counter("relevo_rate_limited_total", "Calls refused with 429, by limit: notify, contact", ["limit"])
+RATE_LIMIT_OPEN = Counter(
+    "relevo_rate_limit_open_total", "Calls that passed a limit uncounted, because Redis did not answer", ["limit"]
 )
 OUTBOX_ROWS = Gauge("relevo_outbox_rows", "Accepted notifications that Kafka has not acknowledged")
 OUTBOX_OLDEST_SECONDS = Gauge("relevo_outbox_oldest_seconds", "Age of the oldest of them")
 PUBLISHED = Counter("relevo_published_total", "Notifications acknowledged by Kafka, by path: fast, sweep", ["path"])
+REPLAYED = Counter(
+    "relevo_replayed_total", "Candidates of orders to replay, by what came of them: replayed, or why not", ["outcome"]
+)
 DEDUPED = Counter("relevo_deduped_total", "Answers of the Redis-backed table", ["answer"])
 REJECTED = Counter("relevo_rejected_total", "Items of records that could not become notifications", ["code"])
 DEAD_LETTERS_STOPPED = Gauge(
@@ -61,12 +69,35 @@ CHANNEL_STOPPED = Gauge(
 BREAKER_OPEN = Gauge("relevo_breaker_open", "1 while the relay is away; nothing is lost, and no attempt is burnt")
 PUT_BACK = Counter(
     "relevo_put_back_total",
-    "Notifications put back on Kafka, by reason: due (a later attempt), forgotten (in nobody's hand: an alert)",
+    "Notifications put back on Kafka, by reason: due (its time, or a later attempt), forgotten (an alert)",
     ["reason"],
 )
 PUT_BACK.labels("forgotten")  # from zero, as above
 UNACCOUNTED = Gauge("relevo_unaccounted", "Accepted notifications that the last look found in nobody's hand")
 RESULTS_PUBLISHED = Counter("relevo_results_published_total", "Results acknowledged by Kafka", ["path"])
+FEED_RESULTS = Counter(
+    "relevo_feed_results_total", "Results that the feed has handled: status, statistics, webhooks", ["reader"]
+)
+FEED_UNREADABLE = Counter(
+    "relevo_feed_unreadable_total", "Records on the results topic that are no results, passed over", ["reader"]
+)
+FEED_LAG = Gauge("relevo_feed_lag", "Results that wait for this process, by reader", ["reader"])
+WEBHOOK_DELIVERIES = Counter(
+    "relevo_webhook_deliveries_total",
+    "Attempts to deliver an event to a webhook, by what became of it: delivered, postponed (another attempt follows), "
+    "failed; expired: still waiting when it was too old to be kept",
+    ["outcome"],
+)
+for _outcome in ("delivered", "postponed", "failed", "expired"):
+    WEBHOOK_DELIVERIES.labels(_outcome)  # from zero, as above
+WEBHOOK_OLDEST_SECONDS = Gauge(
+    "relevo_webhook_oldest_seconds", "Age of the oldest event that an enabled webhook has not got"
+)
+WEBHOOKS_IN_TROUBLE = Gauge(
+    "relevo_webhooks_in_trouble",
+    "Webhooks that are disabled (their receiver said 410), or failing: no success for an hour",
+    ["trouble"],
+)
 READY = Gauge("relevo_ready", "1 while this process is ready, as /readyz says")
 DEPENDENCY_UP = Gauge("relevo_dependency_up", "1 while the dependency answers", ["dependency"])
 LOG_LINES_HELD_BACK = Counter(

@@ -8,6 +8,7 @@ name that it does not know, because a mistyped setting is a default that nobody 
 import os
 import re
 from enum import StrEnum
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -15,7 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from infra.failpoints import parse
-from schemas.addresses import check_address
+from schemas.addresses import check_address, check_recipient
 from schemas.errors import ConfigurationError
 
 KEY_CHARS_MIN = 20
@@ -104,6 +105,25 @@ class Settings(BaseModel):
     cors_origins: Names = Field(
         (), description="origins that may call `/api/contact/` from a browser, such as `https://www.example.org`"
     )
+    notify_rate_per_s: float = Field(
+        0.0,
+        ge=0,
+        le=1_000_000,
+        description="notifications that one client may bring, a batch counts each of its items; at once a second's "
+        "worth, but always one batch of 100; 0: no limit",
+    )
+    contact_rate_per_min: int = Field(
+        60,
+        ge=0,
+        le=1_000_000,
+        description="contact messages that one address (of IPv6 one /64) may bring, also all at once; 0: no limit; "
+        "in development this very machine is not counted",
+    )
+    trusted_proxies: Names = Field(
+        (),
+        description="networks such as `10.0.0.0/8` of the proxies whose `X-Forwarded-For` says who called; nobody "
+        "else's is believed",
+    )
     contact_recipients: Names = Field(
         (), description="who gets the contact messages: addresses separated by commas; needed in production"
     )
@@ -154,10 +174,30 @@ class Settings(BaseModel):
     lease_s: float = Field(
         15.0, ge=3, le=300, description="seconds after which a sender that no longer renews its lease counts as dead"
     )
+    webhook_waits_s: tuple[float, ...] = Field(
+        (5.0, 60.0, 300.0, 1800.0, 7200.0, 18_000.0, 28_800.0, 28_800.0),
+        description="seconds of the waits between the attempts to deliver an event to a webhook, +- 10 %; in all a day",
+    )
+    webhook_kept_s: float = Field(
+        1_209_600.0,
+        ge=86_400,
+        description="seconds for which deliveries to webhooks can be looked up and sent again; then they are deleted, "
+        "arrived or not",
+    )
+    webhook_networks: Names = Field(
+        (),
+        description="networks inside that webhooks may go to, such as `10.20.0.0/16`; all others must be public. In "
+        "development the loopback may be reached, too, and `http://` used",
+    )
+    webhook_ca_file: Path | None = Field(
+        None, description="file with the certificate authorities to trust for webhooks; empty: the system's"
+    )
     failpoint: str = Field("", description="for tests of crashes: where to die, `name:kill`; never in production")
     in_flight_max: int = Field(1000, ge=1, le=10_000, description="notifications that one sender works on at a time")
 
-    @field_validator("api_keys", "cors_origins", "contact_recipients", mode="before")
+    @field_validator(
+        "api_keys", "cors_origins", "contact_recipients", "webhook_networks", "trusted_proxies", mode="before"
+    )
     @classmethod
     def _split(cls, text: object) -> object:
         return _names(text)
@@ -188,7 +228,7 @@ class Settings(BaseModel):
     def _ladder(cls, text: object) -> object:
         return () if text == "none" else _names(text)
 
-    @field_validator("retry_ladder_s")
+    @field_validator("retry_ladder_s", "webhook_waits_s")
     @classmethod
     def _waits(cls, waits: tuple[float, ...]) -> tuple[float, ...]:
         if not all(0 < wait <= 86_400 for wait in waits):
@@ -227,7 +267,7 @@ class Settings(BaseModel):
     @field_validator("contact_recipients")
     @classmethod
     def _recipients(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(check_address(address) for address in addresses)
+        return tuple(check_recipient(check_address(address)) for address in addresses)
 
     @field_validator("mail_from")
     @classmethod
@@ -239,6 +279,36 @@ class Settings(BaseModel):
     def _failpoint(cls, text: str) -> str:
         parse(text)
         return text
+
+    @field_validator("webhook_waits_s", mode="before")
+    @classmethod
+    def _webhook_waits(cls, text: object) -> object:
+        if not (names := _names(text)):
+            raise ValueError("must have at least one wait")
+        return names
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            try:
+                ip_network(network)
+            except ValueError:
+                raise ValueError("each must be a network such as 10.0.0.0/8, with no bits set behind the /") from None
+        return networks
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def _networks(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            try:
+                network = ip_network(text)
+            except ValueError:
+                raise ValueError("each must be a network such as 10.20.0.0/16, with no bits set behind the /") from None
+            # Of the link-local ones are the services of clouds that hand out credentials.
+            if network.is_global or network.is_link_local or network.is_multicast:
+                raise ValueError("each must be private: what is public is reached anyway, what is link-local never")
+        return texts
 
     @field_validator("smtp_url")
     @classmethod

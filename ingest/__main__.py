@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+from infra.background import Background
+from infra.egress import open_egress
 from infra.health import DependencyHealth, Readiness
 from infra.lifecycle import instance_name, run_service
 from infra.logs import get_logger
@@ -11,15 +13,33 @@ from infra.settings import Settings
 from ingest.accept import Acceptor
 from ingest.access import Access
 from ingest.app import Door, make_app
+from ingest.batch import Batches
+from ingest.contract import Contract
 from ingest.cors import Cors
 from ingest.docs import render
 from ingest.exchange import Traffic
 from ingest.handlers import Api, Health, Pages
+from ingest.list_store import ListStore
+from ingest.peers import Peers
 from ingest.probes import KafkaProbe, PostgresProbe, RedisProbe
 from ingest.publisher import Publisher
+from ingest.rate_limit import RateLimits, RedisBuckets
+from ingest.reading import Reading
 from ingest.relay import Marker, Relay
+from ingest.replay_handlers import Replays
+from ingest.replay_store import ReplayStore
+from ingest.replay_work import INTERVAL_S as REPLAY_INTERVAL_S
+from ingest.replay_work import ReplayWork
+from ingest.scheduling import Scheduling
+from ingest.scheduling_store import SchedulingStore
+from ingest.stats import Stats
+from ingest.stats_store import StatsStore
 from ingest.store import Store
 from ingest.sweep import Gate, Sweep
+from ingest.validate import Validation
+from ingest.waiting import Waiting
+from ingest.webhook_store import WebhookStore
+from ingest.webhooks import WebhookApi
 from schemas.errors import ConfigurationError
 
 OPENAPI = Path(__file__).parent.parent / "openapi.yaml"
@@ -35,31 +55,59 @@ async def serve(settings: Settings, readiness: Readiness, stop: asyncio.Event) -
     settings.require("api_keys", "contact_recipients", "mail_from")
     name = f"ingest-{instance_name(settings)}"
     store = Store(settings.postgres_dsn, name=name, hash_key=settings.recipient_hash_key.encode())
+    lists = ListStore(settings.postgres_dsn, name=name)
+    waiting = Waiting(lists.terminal)
     publisher = Publisher(settings.kafka_bootstrap, name=name)
     marker = Marker(store)
     relay = Relay(publisher, marker)
     gate = Gate(rows_max=settings.outbox_rows_max, age_s_max=settings.outbox_age_s_max)
     sweep = Sweep(store, publisher, marker, gate)
     dependencies = _dependencies(settings, name)
+    access = Access(settings.keys_by_client(), open_on_loopback=settings.development)
+    buckets = RedisBuckets(settings.redis_url, name=f"{name}-limits")
+    limits = _limits(settings, buckets)
+    acceptor = Acceptor(store, relay)
     api = Api(
-        acceptor=Acceptor(store, relay),
+        acceptor=acceptor,
         gate=gate,
-        store=store,
-        access=Access(settings.keys_by_client(), open_on_loopback=settings.development),
+        access=access,
+        limits=limits,
         contact_recipients=settings.contact_addresses,
     )
-    door = _door(settings, api, Health(dependencies, readiness))
+    batches = Batches(acceptor=acceptor, gate=gate, access=access, limits=limits)
+    reading = Reading(store=store, lists=lists, waiting=waiting, access=access)
+    scheduling = Scheduling(store=store, changes=SchedulingStore(settings.postgres_dsn, name=name), access=access)
+    counts = StatsStore(settings.postgres_dsn, name=name)
+    stats = Stats(access, counts)
+    orders = ReplayStore(settings.postgres_dsn, name=name)
+    replays = Replays(orders, access)
+    replaying = Background(readiness)
+    webhooks = _webhooks(settings, access, name)
+    validation, health = Validation(access), Health(dependencies, readiness)
+    door = _door(
+        settings, api, batches, reading, replays, stats, validation, health, webhooks=webhooks, scheduling=scheduling
+    )
     publisher.warm_up()
     await relay.start()
     await dependencies.start()
+    await buckets.open()
     await _open(door, settings)
     watching = asyncio.create_task(_watch(readiness, dependencies, gate))
-    await _run(store, sweep, readiness, stop)
+    replaying.start("replay", ReplayWork(orders, gate).turn, every_s=REPLAY_INTERVAL_S)
+    await _run(store, lists, orders, sweep, readiness, stop)
+    await replaying.stop()
+    await waiting.end()
     await asyncio.gather(door.close(), sweep.stop(RELAY_STOP_S_MAX))
     await relay.stop(RELAY_STOP_S_MAX)
     watching.cancel()
     await dependencies.stop()
+    await buckets.close()
     publisher.close()
+    await lists.close()
+    await orders.close()
+    await scheduling.close()
+    await counts.close()
+    await webhooks.close()
     await store.close()
 
 
@@ -73,13 +121,59 @@ def _dependencies(settings: Settings, name: str) -> DependencyHealth:
     )
 
 
-def _door(settings: Settings, api: Api, health: Health) -> Door:
+def _limits(settings: Settings, buckets: RedisBuckets) -> RateLimits:
+    return RateLimits(
+        buckets,
+        Peers(settings.trusted_proxies),
+        notify_per_s=settings.notify_rate_per_s,
+        contact_per_min=settings.contact_rate_per_min,
+        open_on_loopback=settings.development,
+    )
+
+
+def _webhooks(settings: Settings, access: Access, name: str) -> WebhookApi:
+    return WebhookApi(
+        access=access,
+        store=WebhookStore(settings.postgres_dsn, name=name),
+        egress=open_egress(settings),
+        plain_allowed=settings.development,
+    )
+
+
+def _door(
+    settings: Settings,
+    api: Api,
+    batches: Batches,
+    reading: Reading,
+    replays: Replays,
+    stats: Stats,
+    validation: Validation,
+    health: Health,
+    *,
+    webhooks: WebhookApi,
+    scheduling: Scheduling,
+) -> Door:
     contract = OPENAPI.read_bytes()
     page, content_policy = render(contract.decode())
     pages = Pages(contract, page, content_policy)
     cors = Cors(settings.cors_origins, local=settings.development)
     traffic = Traffic()
-    return Door(make_app(api=api, health=health, pages=pages, cors=cors, traffic=traffic), traffic)
+    app = make_app(
+        api=api,
+        batches=batches,
+        reading=reading,
+        scheduling=scheduling,
+        replays=replays,
+        stats=stats,
+        webhooks=webhooks,
+        validation=validation,
+        contract=Contract(),
+        health=health,
+        pages=pages,
+        cors=cors,
+        traffic=traffic,
+    )
+    return Door(app, traffic)
 
 
 async def _open(door: Door, settings: Settings) -> None:
@@ -92,9 +186,17 @@ async def _open(door: Door, settings: Settings) -> None:
     log.info("http_listening", host=settings.http_host, port=port)
 
 
-async def _run(store: Store, sweep: Sweep, readiness: Readiness, stop: asyncio.Event) -> None:
+async def _run(
+    store: Store, lists: ListStore, orders: ReplayStore, sweep: Sweep, readiness: Readiness, stop: asyncio.Event
+) -> None:
     """Connect as soon as Postgres is there (meanwhile the door answers 503), then work until *stop* is set."""
-    connecting = asyncio.create_task(until_through("postgres", store.open, give_up=stop.is_set))
+
+    async def connect() -> None:
+        await store.open()
+        await lists.open()
+        await orders.open()
+
+    connecting = asyncio.create_task(until_through("postgres", connect, give_up=stop.is_set))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({connecting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if stop.is_set():

@@ -1,15 +1,24 @@
 """The application: which path is whose, in both spellings, and the server around it."""
 
 import asyncio
+from collections.abc import Mapping
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from infra.logs import get_logger
+from ingest.batch import Batches
+from ingest.contract import Contract
 from ingest.cors import Cors
 from ingest.exchange import Traffic, framed, request_id_of
 from ingest.handlers import Api, Health, Pages
 from ingest.problems import Problem, problem_response
+from ingest.reading import Reading
+from ingest.replay_handlers import Replays
+from ingest.scheduling import Scheduling
+from ingest.stats import Stats
+from ingest.validate import Validation
+from ingest.webhooks import WebhookApi
 
 # Above what proxies keep a connection for; also the longest that a head may take to arrive.
 _KEEPALIVE_S = 75.0
@@ -22,26 +31,64 @@ _CUT_S_MAX = 0.5
 log = get_logger()
 
 
-def make_app(*, api: Api, health: Health, pages: Pages, cors: Cors, traffic: Traffic) -> web.Application:
+def make_app(
+    *,
+    api: Api,
+    batches: Batches,
+    reading: Reading,
+    scheduling: Scheduling,
+    replays: Replays,
+    validation: Validation,
+    stats: Stats,
+    webhooks: WebhookApi,
+    contract: Contract,
+    health: Health,
+    pages: Pages,
+    cors: Cors,
+    traffic: Traffic,
+) -> web.Application:
     """Return the application with every route that openapi.yaml names."""
     app = web.Application(middlewares=[framed(cors, traffic)])
+    by_path: dict[str, dict[str, Handler]] = {}
     for method, path, handler in (
         (hdrs.METH_GET, "/healthz", health.healthz),
         (hdrs.METH_GET, "/livez", health.livez),
         (hdrs.METH_GET, "/readyz", health.readyz),
         (hdrs.METH_POST, "/api/contact/", api.contact),
         (hdrs.METH_POST, "/api/notify/", api.notify),
-        (hdrs.METH_GET, "/api/notifications/{id}", api.status),
+        (hdrs.METH_POST, "/api/notify/batch", batches.notify),
+        (hdrs.METH_GET, "/api/notifications", reading.page),
+        (hdrs.METH_GET, "/api/notifications/{id}", reading.status),
+        (hdrs.METH_DELETE, "/api/notifications/{id}", scheduling.cancel),
+        (hdrs.METH_PATCH, "/api/notifications/{id}", scheduling.reschedule),
+        (hdrs.METH_POST, "/api/replays", replays.order),
+        (hdrs.METH_GET, "/api/replays", replays.page),
+        (hdrs.METH_GET, "/api/replays/{id}", replays.status),
+        (hdrs.METH_DELETE, "/api/replays/{id}", replays.cancel),
+        (hdrs.METH_POST, "/api/validate", validation.validate),
+        (hdrs.METH_GET, "/api/stats", stats.stats),
+        (hdrs.METH_PUT, "/api/webhook", webhooks.set),
+        (hdrs.METH_GET, "/api/webhook", webhooks.show),
+        (hdrs.METH_DELETE, "/api/webhook", webhooks.remove),
+        (hdrs.METH_POST, "/api/webhook/rotate", webhooks.rotate),
+        (hdrs.METH_POST, "/api/webhook/test", webhooks.test),
+        (hdrs.METH_POST, "/api/webhook/resend", webhooks.resend),
+        (hdrs.METH_GET, "/api/webhook/deliveries", webhooks.deliveries),
+        (hdrs.METH_GET, "/schemas/{name}", contract.schema),
+        (hdrs.METH_GET, "/asyncapi.yaml", contract.asyncapi),
         (hdrs.METH_GET, "/openapi.yaml", pages.openapi),
         (hdrs.METH_GET, "/docs", pages.docs),
     ):
-        _add(app, method, path, handler)
+        by_path.setdefault(path, {})[method] = handler
+    for path, handlers in by_path.items():
+        _add(app, path, handlers)
     return app
 
 
-def _add(app: web.Application, method: str, path: str, handler: Handler) -> None:
-    methods = [method, hdrs.METH_OPTIONS] + ([hdrs.METH_HEAD] if method == hdrs.METH_GET else [])
-    allowed = ", ".join(sorted(methods))
+def _add(app: web.Application, path: str, handlers: Mapping[str, Handler]) -> None:
+    """Add *path* with its handlers by method."""
+    all_of_them = {hdrs.METH_HEAD: handlers[hdrs.METH_GET], **handlers} if hdrs.METH_GET in handlers else handlers
+    allowed = ", ".join(sorted({hdrs.METH_OPTIONS, *all_of_them}))
 
     async def options(_request: web.Request) -> web.Response:
         return web.Response(status=204, headers={hdrs.ALLOW: allowed})
@@ -51,9 +98,8 @@ def _add(app: web.Application, method: str, path: str, handler: Handler) -> None
     for spelling in (bare, f"{bare}/"):
         resource = app.router.add_resource(spelling)
         resource.add_route(hdrs.METH_OPTIONS, options, expect_handler=_expect_later)
-        for each in methods:
-            if each != hdrs.METH_OPTIONS:
-                resource.add_route(each, handler, expect_handler=_expect_later)
+        for method, handler in all_of_them.items():
+            resource.add_route(method, handler, expect_handler=_expect_later)
 
 
 async def _expect_later(_request: web.Request) -> None:

@@ -1,44 +1,44 @@
 """The handlers: HTTP only. They read the request, call the use case and say its answer in HTTP."""
 
-import orjson
 from aiohttp import hdrs, web
 
 from infra.health import DependencyHealth, Readiness
 from infra.telemetry import trace_id_of
 from ingest.accept import Acceptor, Answer, Submission, Verdict
 from ingest.access import Access
+from ingest.answers import json_response
 from ingest.contact import RECEIVED
 from ingest.exchange import EXCHANGE, Exchange
 from ingest.problems import ProblemError
+from ingest.rate_limit import RateLimits
 from ingest.requests import read_json
-from ingest.store import Store
 from ingest.submissions import submission_of_contact, submission_of_notify
 from ingest.sweep import Gate
-from ingest.timeline import path_of, status_document
-from schemas.validation import read_id
-
-
-def _json(document: object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(
-        body=orjson.dumps(document), status=status, headers={"Content-Type": "application/json", **(headers or {})}
-    )
+from ingest.timeline import path_of
 
 
 class Api:
-    """The API: accepting, and what became of it."""
+    """The API: accepting."""
 
     def __init__(
-        self, *, acceptor: Acceptor, gate: Gate, store: Store, access: Access, contact_recipients: tuple[str, ...]
+        self,
+        *,
+        acceptor: Acceptor,
+        gate: Gate,
+        access: Access,
+        limits: RateLimits,
+        contact_recipients: tuple[str, ...],
     ) -> None:
         self._acceptor = acceptor
         self._gate = gate
-        self._store = store
         self._access = access
+        self._limits = limits
         self._contact_recipients = contact_recipients
 
     async def contact(self, request: web.Request) -> web.Response:
         """POST /api/contact/."""
         exchange = request[EXCHANGE]
+        await self._limits.of_visitor(request.headers, request.remote)
         submission = submission_of_contact(
             await read_json(request),
             keys=request.headers.getall("Idempotency-Key", ()),
@@ -46,7 +46,7 @@ class Api:
             traceparent=exchange.traceparent,
         )
         answer = await self._accept(submission, exchange)
-        return _json(
+        return json_response(
             {"status": "queued", "message": RECEIVED, "id": str(answer.id)}, status=202, headers=_replayed(answer)
         )
 
@@ -55,6 +55,7 @@ class Api:
         exchange = request[EXCHANGE]
         # Before the body: who may not ask is not read.
         client = self._access.client_of(request.headers, request.remote)
+        await self._limits.of_client(client)
         submission = submission_of_notify(
             await read_json(request),
             keys=request.headers.getall("Idempotency-Key", ()),
@@ -62,9 +63,9 @@ class Api:
             traceparent=exchange.traceparent,
         )
         answer = await self._accept(submission, exchange)
-        return _json(
+        return json_response(
             {
-                "status": "queued",
+                "status": answer.status,
                 "id": str(answer.id),
                 "trace_id": trace_id_of(answer.traceparent) or exchange.trace_id,
                 "links": {"self": path_of(answer.id)},
@@ -72,19 +73,6 @@ class Api:
             status=202,
             headers={hdrs.LOCATION: path_of(answer.id), **_replayed(answer)},
         )
-
-    async def status(self, request: web.Request) -> web.Response:
-        """GET /api/notifications/{id}."""
-        client = self._access.client_of(request.headers, request.remote)
-        try:
-            notification_id = read_id(request.match_info["id"])
-        except ValueError:
-            raise ProblemError("not_found") from None
-        request[EXCHANGE].notification_id = notification_id
-        history = await self._store.history(notification_id)
-        if not history or history[0]["client"] not in (None, client):
-            raise ProblemError("not_found")
-        return _json(status_document(history))
 
     async def _accept(self, submission: Submission, exchange: Exchange) -> Answer:
         exchange.notification_id = submission.first.id
@@ -111,18 +99,18 @@ class Health:
         """GET /healthz: the three servers, as they were at most a second ago."""
         up = self._dependencies.up()
         well = all(up.values())
-        return _json({"status": "ok" if well else "unavailable", **up}, status=200 if well else 503)
+        return json_response({"status": "ok" if well else "unavailable", **up}, status=200 if well else 503)
 
     async def livez(self, _request: web.Request) -> web.Response:
         """GET /livez: this process turns."""
-        return _json({"status": "ok"})
+        return json_response({"status": "ok"})
 
     async def readyz(self, _request: web.Request) -> web.Response:
         """GET /readyz: it can accept. Kafka and Redis may be away for that."""
         reasons = self._readiness.reasons
         if reasons:
-            return _json({"status": "unavailable", "reasons": reasons}, status=503)
-        return _json({"status": "ok"})
+            return json_response({"status": "unavailable", "reasons": reasons}, status=503)
+        return json_response({"status": "ok"})
 
 
 class Pages:

@@ -50,16 +50,35 @@ KINDS: dict[str, Kind] = {
     "idempotency_conflict": Kind(
         409, "Idempotency conflict", "This id or key was used before for something else; take a new one."
     ),
-    "body_too_large": Kind(413, "Body too large", "The body must have at most 65536 bytes.", closes=True),
+    "not_cancellable": Kind(
+        409, "Not cancellable", "It was claimed or has come to its end, as errors says; what is under way goes on."
+    ),
+    "not_reschedulable": Kind(
+        409, "Not reschedulable", "It was tried or has come to its end, as errors says; its time can no longer change."
+    ),
+    "body_too_large": Kind(
+        413, "Body too large", "The body has more bytes than /docs allows for this path.", closes=True
+    ),
     "unsupported_media_type": Kind(
         415, "Unsupported media type", "Send `Content-Type: application/json` in UTF-8, without a Content-Encoding."
     ),
     "invalid_request": Kind(422, "Invalid request", "Some fields are wrong; see errors."),
+    "rate_limited": Kind(
+        429,
+        "Too many requests",
+        "More than is allowed for now. Send it again after Retry-After, with the same id or key.",
+    ),
     "internal_error": Kind(500, "Internal error", "This is our mistake. The logs name it by request_id."),
     "unavailable": Kind(
         503,
         "Temporarily unavailable",
         "It could not be stored, or it is not known whether it was. Send it again with the same id or key.",
+        {"Retry-After": str(RETRY_AFTER_S)},
+    ),
+    "too_many_waiting": Kind(
+        503,
+        "Too many are waiting",
+        "Too many callers wait for an outcome. Ask again later, or without `wait`.",
         {"Retry-After": str(RETRY_AFTER_S)},
     ),
     "outbox_full": Kind(
@@ -75,12 +94,15 @@ _CODES_BY_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_
 
 
 class ProblemError(Exception):
-    """The answer is a problem document; code is a name in KINDS."""
+    """The answer is a problem document; code is a name in KINDS, headers go beside those of its kind."""
 
-    def __init__(self, code: str, errors: Sequence[FieldError] = ()) -> None:
+    def __init__(
+        self, code: str, errors: Sequence[FieldError] = (), *, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(code)
         self.code = code
         self.errors = errors
+        self.headers = headers or {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +118,7 @@ def problem_of(error: Exception) -> Problem:
     """Return what *error* is to the client; anything unforeseen is an internal_error."""
     match error:
         case ProblemError():
-            return Problem(error.code, error.errors)
+            return Problem(error.code, error.errors, error.headers)
         case InvalidRequestError():
             return Problem(error.code, error.errors)
         case TransientError():

@@ -11,9 +11,11 @@ import orjson
 
 from infra.postgres import fetch, open_pool
 from ingest.accept import WRITERS, Accepted, Known, Submission
+from ingest.timeline import REASON_COLUMNS, SUMMARY_COLUMNS
 from schemas.addresses import is_simulated
 from schemas.errors import TransientError
 from schemas.identity import fingerprint, recipient_hash
+from schemas.states import State
 from schemas.stored import CONTENT_COLUMNS, NOTIFICATION_COLUMNS, stored_notification
 
 # The time that the fast path has to itself before a sweep takes a row for forgotten.
@@ -23,9 +25,13 @@ SWEEP_LEASE_S = 90.0
 
 _CONNECTIONS_MAX = 4  # for everything but accepting, which has its own
 
-_INSERT = """
+# What is for later waits in the ledger from the beginning, by whichever of the two clocks is behind: never early.
+_INSERT = f"""
 WITH given AS (
-    SELECT * FROM unnest(
+    SELECT *,
+        CASE WHEN scheduled_for > least($14, now()) THEN '{State.SCHEDULED}' ELSE '{State.QUEUED}' END AS state,
+        CASE WHEN scheduled_for > least($14, now()) THEN scheduled_for END AS due_at
+    FROM unnest(
         $1::uuid[], $2::uuid[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
         $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $20::text[], $21::timestamptz[],
         $22::timestamptz[], $23::text[], $24::bool[]
@@ -36,24 +42,24 @@ WITH given AS (
 ), firsts AS (
     INSERT INTO notifications
         (id, fingerprint, door, client, channel, recipient_hash, metadata, traceparent, on_doubt, accepted_at,
-         publish_after, scheduled_for, expires_at, producer, test)
+         publish_after, scheduled_for, expires_at, producer, test, state, next_attempt_at)
     SELECT id, fingerprint, 'http', client, channel, recipient_hash, metadata::json, traceparent, on_doubt, $14, $15,
-        scheduled_for, expires_at, producer, test
+        scheduled_for, expires_at, producer, test, state, due_at
     FROM given WHERE id = decided_by
     ON CONFLICT (id) DO NOTHING RETURNING id
 ), others AS (
     INSERT INTO notifications
         (id, fingerprint, door, client, channel, recipient_hash, metadata, traceparent, on_doubt, accepted_at,
-         publish_after, scheduled_for, expires_at, producer, test)
+         publish_after, scheduled_for, expires_at, producer, test, state, next_attempt_at)
     SELECT id, fingerprint, 'http', client, channel, recipient_hash, metadata::json, traceparent, on_doubt, $14, $15,
-        scheduled_for, expires_at, producer, test
+        scheduled_for, expires_at, producer, test, state, due_at
     FROM given WHERE id <> decided_by AND decided_by IN (SELECT id FROM firsts)
     ON CONFLICT (id) DO NOTHING RETURNING id
 ), fresh AS (
     SELECT id FROM firsts UNION ALL SELECT id FROM others
 ), content AS (
-    INSERT INTO contents (notification_id, recipient, subject, body, html, reply_to)
-    SELECT id, recipient, subject, body, html, reply_to FROM given WHERE id IN (SELECT id FROM fresh)
+    INSERT INTO contents (notification_id, recipient, subject, body, html, reply_to, accepted_at)
+    SELECT id, recipient, subject, body, html, reply_to, $14 FROM given WHERE id IN (SELECT id FROM fresh)
 ), contact AS (
     INSERT INTO contact_messages (id, name, email, message, received_at)
     SELECT id, name, email, message, $14
@@ -63,7 +69,7 @@ WITH given AS (
 SELECT id FROM fresh
 """
 
-_FIND = "SELECT id, fingerprint, client, traceparent FROM notifications WHERE id = ANY($1::uuid[])"
+_FIND = "SELECT id, fingerprint, client, traceparent, accepted_at FROM notifications WHERE id = ANY($1::uuid[])"
 
 _LEASE = f"""
 WITH due AS MATERIALIZED (
@@ -90,6 +96,8 @@ WITH given AS (
 ), marked AS (
     UPDATE notifications SET
         published_at = given.published_at,
+        -- It is nobody's lease any more. Left behind, it would keep a scheduled one from being put back in time.
+        publish_after = NULL,
         source_partition = given.source_partition,
         source_offset = given.source_offset,
         source_index = given.source_index
@@ -105,11 +113,12 @@ FROM (SELECT accepted_at FROM notifications WHERE published_at IS NULL LIMIT $1)
 """
 
 # One statement, so that the row and its events are of one moment.
-_HISTORY = """
-SELECT id, state, notifications.attempt, channel, door, client, traceparent, accepted_at,
-    notifications.published_at, finished_at, next_attempt_at, source_partition, source_offset, source_index,
+_HISTORY = f"""
+SELECT {", ".join(f"notifications.{column}" for column in SUMMARY_COLUMNS)},
+    notifications.published_at, source_partition, source_offset, source_index,
+    deduplicated_at, deduplicated_partition, deduplicated_offset,
     events.seq AS event_seq, status, events.attempt AS event_attempt, events.worker AS event_worker,
-    reason_class, reason_code, smtp, attempt_ms, occurred_at
+    {", ".join(REASON_COLUMNS)}, attempt_ms, occurred_at
 FROM notifications LEFT JOIN events ON notification_id = id
 WHERE id = $1 ORDER BY events.seq
 """
@@ -208,7 +217,9 @@ class Store:
     async def find(self, ids: Sequence[UUID]) -> dict[UUID, Known]:
         """Return what is known of *ids*; see `accept.Ledger.find`."""
         found = await self._fetch(self._accepting, _FIND, ids)
-        return {row["id"]: Known(row["fingerprint"], row["client"], row["traceparent"]) for row in found}
+        return {
+            row["id"]: Known(row["fingerprint"], row["client"], row["traceparent"], row["accepted_at"]) for row in found
+        }
 
     async def lease(self, rows_max: int) -> list[Accepted]:
         """

@@ -23,6 +23,7 @@ from sender.deliver import Deliverer
 from sender.ladder import Ladder
 from sender.lease import Lease
 from sender.ledger import Ledger
+from sender.parking import Parking
 from sender.putting_back import DueAttempts, Reconciler
 from sender.results import ResultPublisher
 from sender.smtp import Relay
@@ -83,8 +84,9 @@ async def serve(settings: Settings, readiness: Readiness, stop: asyncio.Event) -
         in_flight_max=settings.in_flight_max,
         hash_key=settings.recipient_hash_key.encode(),
     )
-    DueAttempts(ledger, writer, background)
-    Reconciler(ledger, writer, positions, background)
+    parking = Parking(pool)
+    DueAttempts(parking, writer, background)
+    Reconciler(parking, writer, positions, background)
     _progress(positions, readiness, kafka, worked).start(background)
     readiness.green("start")
     readiness.red("assignment", "no partition assigned yet")

@@ -118,6 +118,8 @@ class Relevo:
         self.ingest = self.service("ingest")
         self.pipeline = self.service("pipeline")
         self.sender = self.service("sender")
+        # Started by those tests alone that ask for it.
+        self.feed = self.service("sender.feed", "feed")
 
     def service(self, module: str, instance: str = "", **settings: str) -> ServiceProcess:
         """Return one more process of a service, not started."""
@@ -130,14 +132,15 @@ class Relevo:
     def services(self) -> tuple[ServiceProcess, ...]:
         return self.ingest, self.pipeline, self.sender
 
-    def start(self) -> None:
-        for service in self.services:
+    def start(self, *, feed: bool = False) -> None:
+        services = (*self.services, self.feed) if feed else self.services
+        for service in services:
             service.spawn()
-        for service in self.services:
+        for service in services:
             service.wait_ready()
 
     def stop(self) -> None:
-        for service in self.services:
+        for service in (*self.services, self.feed):
             service.stop()
 
     # -- the HTTP door ------------------------------------------------------------------------------------------

@@ -23,7 +23,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("infra.cli.doctor", "Find what is wrong, and say what to do."),
     "audit": ("infra.cli.audit", "Count: what was accepted is finished or in flight."),
     "send": ("infra.cli.send", "Send one notification."),
+    "show": ("infra.cli.show", "Show what became of one notification."),
     "tail": ("infra.cli.tail", "Follow the outcomes, or another topic."),
+    "export": ("infra.cli.export", "Write outcomes to a file, CSV or Parquet."),
+    "replay": ("infra.cli.replay", "Send again what did not arrive."),
+    "dlq": ("infra.cli.dlq", "Dead letters: list, show, replay, discard."),
+    "webhooks": ("infra.cli.webhooks", "Your webhook: set, show, rotate, remove, test, resend, deliveries."),
     "topics": ("infra.cli.topics", "Kafka's topics: apply."),
     "db": ("infra.cli.db", "The tables in PostgreSQL: upgrade."),
 }

@@ -11,6 +11,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -23,7 +24,12 @@ from infra.postgres import fetch, open_pool
 from infra.record_writer import Outgoing, RecordWriter
 from schemas.errors import TransientError
 from schemas.messages import Source
-from schemas.records import TRACEPARENT_HEADER, Rejection, decode_requested, encode_deduplicated, header
+from schemas.records import (
+    Rejection,
+    encode_deduplicated,
+    encode_forwarded,
+    read_requested,
+)
 from schemas.topics import DEDUPLICATED, PIPELINE_GROUP, REQUESTED, SENDER_GROUP, Topic
 
 ROWS_MAX = 500
@@ -136,14 +142,15 @@ def _read(bootstrap: str, wanted: Mapping[str, Source]) -> dict[str, Outgoing]:
 
 def _forwards(record: Message, items: list[tuple[str, Source]]) -> dict[str, Outgoing]:
     headers: Any = record.headers() or ()  # a list of pairs, whatever its type says
-    read = decode_requested(record.value(), header(headers, TRACEPARENT_HEADER))
+    read = read_requested(record.value(), headers)
     notifications = dict(each for each in read if not isinstance(each, Rejection))
     _, timestamp_ms = record.timestamp()
+    forwarded = encode_forwarded(datetime.now(UTC))
     found = {}
     for each, source in items:
         notification = notifications.get(source.index)
         if notification is not None and str(notification.id) == each:
-            found[each] = Outgoing(*encode_deduplicated(notification, source), timestamp_ms=timestamp_ms)
+            found[each] = Outgoing(*encode_deduplicated(notification, source, forwarded), timestamp_ms=timestamp_ms)
     return found
 
 

@@ -59,7 +59,7 @@ def send(
     began_s = time.monotonic()
     identity = notification_id or new_id()
     if by is By.HTTP:
-        door = Door(url or place.door_url, key or _first_key(place))
+        door = Door(url or place.door_url, key or place.first_key)
         accepted = _through_http(door, identity, wanted, place)
         steps = watch_door(door, identity, within_s=timeout_s) if wait else None
     else:
@@ -85,11 +85,6 @@ def _metadata(pairs: list[str]) -> dict[str, str]:
             raise typer.BadParameter("must be NAME=VALUE", param_hint="--metadata")
         found[name] = value
     return found
-
-
-def _first_key(place: Place) -> str | None:
-    keys = place.settings.api_keys
-    return keys[0].partition(":")[2] if keys else None
 
 
 def _through_http(door: Door, identity: UUID, request: dict[str, Any], place: Place) -> dict[str, Any]:

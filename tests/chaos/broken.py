@@ -121,7 +121,7 @@ def no_claim() -> None:
 
     original = Ledger.record
 
-    async def claim(_self: Ledger, _notification_id: object, _attempt: int) -> bool:
+    async def claim(_self: Ledger, _notification_id: object, _attempt: int, _forward: object = None) -> bool:
         return True
 
     async def record(self: Ledger, outcome: Outcome) -> int | None:

@@ -21,6 +21,7 @@ def door(servers, tmp_path_factory):
         contact_recipients="contact@example.org",
         mail_from="relevo@example.org",
         cors_origins="https://www.example.org",
+        contact_rate_per_min=0,
     )
     service.start()
     yield service

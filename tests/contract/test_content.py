@@ -19,6 +19,7 @@ from schemas.messages import Reason, Source
 from schemas.records import decode_requested, encode_requested
 from schemas.states import State
 from sender.ledger import Enrolment, Ledger, Outcome
+from sender.parking import Parking
 from tests.builders import make_notification
 from tests.integration.ingest.process import make_database
 
@@ -79,6 +80,6 @@ async def test_what_is_put_back_for_a_later_attempt_is_what_was_enrolled(databas
     await ledger.record(
         Outcome(notification.id, 1, False, State.RETRYING, why, 5, now, next_attempt_at=now - timedelta(seconds=1))
     )
-    [waiting] = await ledger.take_due(rows_max=10, lease_s=30)
+    [waiting] = await Parking(pool).take_due(rows_max=10, lease_s=30)
     await pool.close()
     assert through_kafka(waiting.notification) == fingerprint(notification.content)

@@ -19,7 +19,7 @@ from schemas.topics import DAY_MS, TOPICS
 
 README = Path(__file__).parents[2] / "README.md"
 
-_UNITS = {"_s": "seconds", "_bytes": "bytes", "_rows": "rows"}
+_UNITS = {"_per_s": "per second", "_per_min": "per minute", "_s": "seconds", "_bytes": "bytes", "_rows": "rows"}
 
 
 def _row(*cells):
@@ -42,7 +42,7 @@ def _type_of(annotation: Any):
 
 
 def _unit_of(name):
-    stem = name.removesuffix("_max").removesuffix("_min")
+    stem = name if name.endswith("_per_min") else name.removesuffix("_max").removesuffix("_min")
     return next((unit for suffix, unit in _UNITS.items() if stem.endswith(suffix)), "")
 
 
@@ -87,7 +87,7 @@ def topics_table():
             (
                 f"`{topic.name}`",
                 topic.partitions,
-                f"{topic.retention_ms / DAY_MS:g} days",
+                "ever" if topic.retention_ms < 0 else f"{topic.retention_ms / DAY_MS:g} days",
                 topic.cleanup_policy,
                 f"{topic.record_bytes_max:,} bytes",
                 topic.holds,

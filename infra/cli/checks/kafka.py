@@ -15,7 +15,7 @@ from infra.cli.checks.finding import ANSWER_S_MAX, Finding, Report, info, ok, pr
 from infra.cli.where import Place
 from infra.positions import Positions
 from schemas.errors import TransientError
-from schemas.topics import DEDUPLICATED, PIPELINE_GROUP, REQUESTED, SENDER_GROUP, TOPICS, Topic
+from schemas.topics import GROUPS, TOPICS, Topic
 
 _SETTING = "RELEVO_KAFKA_BOOTSTRAP"
 
@@ -54,7 +54,7 @@ def check_kafka(place: Place, report: Report) -> None:
         for finding in judge_topics(found, place.settings.topic_replication, brokers=len(metadata.brokers)):
             report(finding)
         positions = Positions(bootstrap, answer_s_max=ANSWER_S_MAX)
-        for group, topic in ((PIPELINE_GROUP, REQUESTED), (SENDER_GROUP, DEDUPLICATED)):
+        for group, topic in GROUPS.items():
             if topic.name in found:
                 report(_look_at_group(admin, positions, group, topic))
     except KafkaException as error:

@@ -54,6 +54,9 @@ class Kafka:
             occurred_at=datetime.now(UTC),
             trace_id=None,
             metadata=None,
+            producer=None,
+            replay_of=None,
+            test=False,
         )
         self.produce(RESULTS, encode_result(result), key=notification_id.encode())
 

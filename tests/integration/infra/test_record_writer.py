@@ -19,8 +19,8 @@ from confluent_kafka.admin import (
 
 from infra.record_writer import Outgoing, RecordWriter
 from infra.stack.ports import free_port
+from schemas.dead_letters import Origin, dead_letter_headers
 from schemas.errors import TransientError
-from schemas.records import Origin, dead_letter_headers
 from schemas.topics import REQUESTED, Topic
 from tests.processes import eventually
 from tests.relevo import read_topic

@@ -237,7 +237,10 @@ async def test_a_body_without_a_length_is_bounded_too(ingest, http):
         ("DELETE", "/healthz", {"GET", "HEAD", "OPTIONS"}),
         ("GET", "/api/notify/", {"POST", "OPTIONS"}),
         ("PUT", "/api/contact", {"POST", "OPTIONS"}),
-        ("PATCH", "/api/notifications/0191e7a0-5c3f-7cc2-9e0a-3d6f1d2b4c5e", {"GET", "HEAD", "OPTIONS"}),
+        (
+            *("PUT", "/api/notifications/0191e7a0-5c3f-7cc2-9e0a-3d6f1d2b4c5e"),
+            {"GET", "HEAD", "OPTIONS", "DELETE", "PATCH"},
+        ),
     ],
 )
 async def test_a_method_that_is_not_there_is_told_which_are(ingest, http, method, path, allow):
@@ -258,7 +261,7 @@ async def test_head_answers_as_get_without_a_body(ingest, http, path):
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/api", "/api/notifications/", "/api/notifications/x", "/api/notifications/%ff%00", "/%zz", "//", "/../x"],
+    ["/", "/api", "/api/nothing/", "/api/notifications/x", "/api/notifications/%ff%00", "/%zz", "//", "/../x"],
 )
 async def test_a_path_that_is_not_there_is_a_problem(ingest, path):
     status, _, body = raw_call(

@@ -19,7 +19,7 @@ find_place()
 """
 
 
-@pytest.mark.parametrize("command", ["topics", "db", "doctor", "send", "tail", "audit"])
+@pytest.mark.parametrize("command", ["topics", "db", "doctor", "send", "tail", "audit", "export"])
 def test_a_command_needs_no_package_of_the_local_stack(command, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT, f"infra.cli.{command}"],

@@ -26,7 +26,8 @@ def test_help_names_every_command_and_every_exit_code(capsys):
 def test_each_command_is_there_explains_itself_and_speaks_json(name, capsys):
     module = importlib.import_module(cli.COMMANDS[name][0])
     command = getattr(module, name)
-    inner = [name, *("apply",) * (name == "topics"), *("upgrade",) * (name == "db")]
+    groups = {"topics": ["apply"], "db": ["upgrade"], "dlq": ["list"], "webhooks": ["show"]}
+    inner = [name, *groups.get(name, [])]
     assert isinstance(command, typer.Typer) == (len(inner) == 2)
     assert cli.run_relevo([*inner, "--help"]) == Exit.OK
     assert "--json" in capsys.readouterr().out

@@ -31,6 +31,7 @@ GOOD = [
     ("sender", {"postgres_dsn": "postgresql://r@h/d?sslcert={files}/cert.pem&sslkey={files}/key.pem"}),
     ("pipeline", {"redis_url": "rediss://h/0?ssl_ca_certs={files}/ca.pem"}),
     ("sender", {"smtp_ca_file": "{files}/ca.pem"}),
+    ("feed", {"webhook_ca_file": "{files}/ca.pem"}),
     # Nobody reads them.
     ("ingest", {"smtp_ca_file": "{files}/missing"}),
     ("pipeline", {"postgres_dsn": "postgresql://r@h/d?sslmode=verify-full&sslrootcert={files}/missing"}),
@@ -46,6 +47,7 @@ BAD = [
     ("ingest", {"redis_url": "rediss://h/0?ssl_ca_certs={files}/missing"}, "ssl_ca_certs"),
     ("pipeline", {"redis_url": "rediss://h/0?ssl_certfile={files}/other.pem"}, "ssl_certfile"),
     ("sender", {"smtp_ca_file": "{files}/missing"}, "RELEVO_SMTP_CA_FILE"),
+    ("feed", {"webhook_ca_file": "{files}/missing"}, "RELEVO_WEBHOOK_CA_FILE"),
     ("sender", {"smtp_ca_file": "{files}/other.pem"}, "RELEVO_SMTP_CA_FILE"),
     ("sender", {"smtp_ca_file": "{files}"}, "RELEVO_SMTP_CA_FILE"),
 ]

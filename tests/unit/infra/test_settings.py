@@ -89,6 +89,12 @@ NONSENSE = [
     ("CORS_ORIGINS", f"https://user:{SECRET}@example.org"),
     ("CORS_ORIGINS", "https://Example.org"),
     ("CORS_ORIGINS", "null"),
+    ("NOTIFY_RATE_PER_S", "-1"),
+    ("NOTIFY_RATE_PER_S", "inf"),
+    ("CONTACT_RATE_PER_MIN", "-1"),
+    ("CONTACT_RATE_PER_MIN", "1.5"),
+    ("TRUSTED_PROXIES", SECRET),
+    ("TRUSTED_PROXIES", "10.0.0.1/8"),
     ("CONTACT_RECIPIENTS", f"good@example.org,{SECRET}"),
     ("CONTACT_RECIPIENTS", f"Elon <{SECRET}@example.org>"),
     ("MAIL_FROM", SECRET),
@@ -117,6 +123,13 @@ NONSENSE = [
     ("RETRY_WAIT_S", "61"),
     ("RETRY_WAIT_S", "nan"),
     ("LEASE_S", "2.9"),
+    ("WEBHOOK_WAITS_S", "soon"),
+    ("WEBHOOK_WAITS_S", "5,0"),
+    ("WEBHOOK_WAITS_S", ","),
+    ("WEBHOOK_KEPT_S", "86399"),
+    ("WEBHOOK_NETWORKS", SECRET),
+    ("WEBHOOK_NETWORKS", "10.0.0.0/8,0.0.0.0/0"),
+    ("WEBHOOK_NETWORKS", "169.254.0.0/16"),
     ("IN_FLIGHT_MAX", "0"),
 ]
 
@@ -130,7 +143,8 @@ def test_nonsense_is_refused_by_name_and_without_its_value(name, value):
 
 
 def test_every_setting_that_can_be_wrong_was_tried():
-    free = {"http_host", "ops_host", "recipient_hash_key", "smtp_ca_file"}  # any text, and any file name, may be right
+    # Any text, and any file name, may be right.
+    free = {"http_host", "ops_host", "recipient_hash_key", "smtp_ca_file", "webhook_ca_file"}
     assert {name.lower() for name, _ in NONSENSE} == set(Settings.model_fields) - free
 
 
