@@ -6,7 +6,7 @@ BIN := .venv/bin
 LOGS := $(or $(RELEVO_HOME),.relevo)/logs
 
 .DEFAULT_GOAL := help
-.PHONY: help env setup up down status logs test test-unit chaos check fix lock
+.PHONY: help env setup up down status logs test test-unit chaos bench check fix lock
 
 help: ## what can be done here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ chaos: env ## kill and freeze everything under load, then count; ROUNDS=120 for 
 	@$(BIN)/python -m tests.chaos $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(BROKERS),--brokers $(BROKERS)) $(if $(REPORT),--report $(REPORT))
 
+bench: env ## measure against Django, Celery and BullMQ in turns; QUICK=1, ROUNDS=n, PARTS="P1 P3", GROWTH=1, NOISY=1
+	@$(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PARTS),--parts "$(PARTS)") \
+	  $(if $(GROWTH),--growth) $(if $(NOISY),--noisy) $(if $(REPORT),--report $(REPORT))
+
 check: env ## lint, format, types, import contracts, house rules
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -57,3 +61,4 @@ lock: ## make the hashed locks again from pyproject.toml
 	uv pip compile --universal --python-version 3.11 --generate-hashes -q -o requirements/runtime.txt pyproject.toml
 	uv pip compile --universal --python-version 3.11 --generate-hashes -q -c requirements/runtime.txt \
 	  --group stack --group test -o requirements/dev.txt pyproject.toml
+	uv pip compile --universal --python-version 3.11 --generate-hashes -q --group bench -o requirements/bench.txt

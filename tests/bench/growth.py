@@ -1,0 +1,51 @@
+"""Growth: what a notification costs when 10,000 ids are stored, and when 1,000,000 are; and how much each takes up."""
+
+from typing import Any
+
+from redis import Redis
+
+from tests.bench.parts import BATCH, Parts
+from tests.bench.sides import RelevoSide, query
+
+_INDEXES = """
+SELECT indexrelname AS index, pg_relation_size(indexrelid) AS bytes FROM pg_stat_user_indexes
+WHERE relname IN ('notifications', 'contents', 'events') ORDER BY 1
+"""
+
+
+def measure(parts: Parts, side: RelevoSide, marks: tuple[int, ...], sample: int, *, rounds: int) -> dict[str, Any]:
+    """Fill up to each of *marks*, then drain *sample* notifications and see what each cost."""
+    found: dict[str, Any] = {"marks": {}}
+    client = Redis.from_url(side.ground.servers.redis_url)
+    empty = client.info("memory")["used_memory"]
+    for mark in marks:
+        stored = query(side.ground.servers.postgres_dsn, "SELECT count(*) FROM notifications")[0][0]
+        if mark > stored:
+            parts.ground.load(
+                shape=side.shape,
+                port=side.port,
+                key=side.key,
+                path=side.batch_path,
+                batch=BATCH,
+                connections=4,
+                seconds=3_000.0,
+                count=mark - stored,
+                outstanding_max=20_000,
+            )
+            parts.ground.sink.wait_for(mark - stored, 3_000)
+            side.settle(600)
+        query(side.ground.servers.postgres_dsn, "VACUUM ANALYZE")
+        parts.sizes.drain["relevo"] = sample
+        turns = [parts.drain(side) for _ in range(rounds)]
+        keys = client.dbsize()
+        found["marks"][str(mark)] = {
+            "cpu_us": sorted(turn.cpu_us or 0.0 for turn in turns),
+            "parts_us": {name: 1e6 * spent / turns[-1].cost_per for name, spent in turns[-1].cost.cpu_s.items()},
+            "problems": [problem for turn in turns for problem in turn.problems],
+            "redis_bytes_per_id": (client.info("memory")["used_memory"] - empty) / max(1, keys),
+            "indexes": {row["index"]: row["bytes"] for row in query(side.ground.servers.postgres_dsn, _INDEXES)},
+        }
+    first, last = (found["marks"][str(mark)]["cpu_us"] for mark in (marks[0], marks[-1]))
+    found["ratio"] = last[len(last) // 2] / first[len(first) // 2]
+    client.close()
+    return found
