@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 
 from infra.failpoints import NAMES
+from tests.lag import TOPIC_OF, lag
 from tests.processes import eventually
 from tests.relevo import address
 
@@ -22,10 +23,12 @@ def dying_at(relevo, name, action="kill"):
     """In place of the service that *name* belongs to, one that dies there; afterwards the service is back."""
     module = name.split(".")[0]
     service = getattr(relevo, module)
+    # A record that the death before left behind would be the doomed one's end before it is even ready.
+    eventually(lambda: not any(lag(relevo.servers.kafka_bootstrap, group) for group in TOPIC_OF), 30)
     assert service.stop() == 0
     doomed = relevo.service(module, RELEVO_FAILPOINT=f"{name}:{action}")
-    doomed.start()
     try:
+        doomed.start()
         yield doomed
         eventually(lambda: not doomed.alive, 20)
     finally:
