@@ -5,19 +5,24 @@ A context travels as a W3C traceparent: in the HTTP header, in the notification'
 where a record carries many requests, in each of them. Names and attributes follow the OpenTelemetry semantic
 conventions 1.44 for HTTP (stable) and messaging (development). Spans are recorded and exported over OTLP when
 OTEL_EXPORTER_OTLP_ENDPOINT (or the _TRACES_ variant) is set; otherwise only the context is carried.
+
+Sampling: a caller's decision is followed, in both directions; of the traces that begin here, ROOT_RATIO are recorded.
+OTEL_TRACES_SAMPLER decides otherwise. What is not recorded costs no span of the SDK: its context travels as text.
 """
 
 import os
+import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
@@ -25,7 +30,38 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 
 Attributes = Mapping[str, str | int | float | bool]
 
-_tracer: trace.Tracer = trace.NoOpTracer()
+# Of the traces that begin here. One in a hundred shows how long things take; what became of one notification is in
+# its timeline, whether its trace was recorded or not.
+ROOT_RATIO = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """
+    Which spans the SDK gets to see.
+
+    tracer: None while nothing is exported. root_ratio: of the new traces; 1: the SDK's own sampler decides.
+    follows_parent: whether what the caller does not record is not recorded here either.
+    """
+
+    tracer: trace.Tracer | None = None
+    root_ratio: float = 0.0
+    follows_parent: bool = True
+
+
+_sampling = Sampling()
+
+
+class _Unrecorded(NonRecordingSpan):
+    """A span that nobody records: the context that it carries on, as the text that it will be asked for."""
+
+    def __init__(self, traceparent: str) -> None:
+        self.traceparent = traceparent
+
+    def get_span_context(self) -> SpanContext:
+        context = read_traceparent(self.traceparent)
+        assert context is not None, "it was checked, or made here"
+        return context
 
 
 def start_tracing(service: str, instance: str) -> TracerProvider:
@@ -35,14 +71,15 @@ def start_tracing(service: str, instance: str) -> TracerProvider:
     The exporter runs in a thread of its own behind a bounded queue: a collector that is away or slow costs spans,
     never time.
     """
-    global _tracer  # noqa: PLW0603 -- one per process, like the logger
+    global _sampling  # noqa: PLW0603 -- one per process, like the logger
+    tracer = None
     resource = Resource.create({"service.name": f"relevo-{service}", "service.instance.id": instance})
+    chosen = os.environ.get("OTEL_TRACES_SAMPLER", "")
+    provider = TracerProvider(resource=resource, sampler=None if chosen else DEFAULT_ON)
     if any(os.environ.get(name) for name in _ENDPOINTS):
-        provider = TracerProvider(resource=resource)  # its sampler: OTEL_TRACES_SAMPLER
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    else:
-        provider = TracerProvider(resource=resource, sampler=ALWAYS_OFF)
-    _tracer = provider.get_tracer("relevo")
+        tracer = provider.get_tracer("relevo")
+    _sampling = Sampling(tracer, 1.0 if chosen else ROOT_RATIO, not chosen or chosen.startswith("parentbased"))
     return provider
 
 
@@ -59,14 +96,16 @@ def read_traceparent(text: str | None) -> SpanContext | None:
 
 def traceparent_of(span: Span) -> str:
     """Return *span* as a traceparent, for others to continue."""
+    if isinstance(span, _Unrecorded):
+        return span.traceparent
     context = span.get_span_context()
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
 def trace_id_of(traceparent: str | None) -> str | None:
     """Return the trace id in *traceparent*, 32 hexadecimal digits; None: it has none."""
-    context = read_traceparent(traceparent)
-    return None if context is None else f"{context.trace_id:032x}"
+    found = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
+    return None if found is None or read_traceparent(traceparent) is None else found[2]
 
 
 def start_span(
@@ -84,10 +123,21 @@ def start_span(
         parent: the traceparent to continue; None or malformed: a new trace.
         links: traceparents to point to without continuing them; the malformed ones are left out.
     """
-    context = read_traceparent(parent)
+    sampling, context = _sampling, read_traceparent(parent)
+    if context is None or parent is None:
+        if sampling.tracer is None or random.random() >= sampling.root_ratio:
+            return _Unrecorded(f"00-{_random_hex(128)}-{_random_hex(64)}-00")
+    elif sampling.tracer is None or (sampling.follows_parent and not context.trace_flags.sampled):
+        # Up to the flags: who comes after us need not record what hangs below a span that is nowhere.
+        return _Unrecorded(f"00{parent[2:53]}00")
     linked = [Link(each) for each in map(read_traceparent, links) if each is not None]
     around = trace.set_span_in_context(trace.INVALID_SPAN if context is None else NonRecordingSpan(context))
-    return _tracer.start_span(name, around, kind, attributes, linked)
+    return sampling.tracer.start_span(name, around, kind, attributes, linked)
+
+
+def _random_hex(bits: int) -> str:
+    # All zero means "none" (W3C Trace Context 3.2.2).
+    return f"{random.getrandbits(bits) or 1:0{bits // 4}x}"
 
 
 @contextmanager

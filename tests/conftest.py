@@ -75,6 +75,7 @@ def relevo(servers, mailbox, collector, tmp_path_factory: pytest.TempPathFactory
         tmp_path_factory.mktemp("relevo"),
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
         OTEL_BSP_SCHEDULE_DELAY="200",
+        OTEL_TRACES_SAMPLER="parentbased_always_on",
     )
     try:
         running.start()

@@ -60,6 +60,7 @@ def exposed(relevo, servers, mailbox, redis_proxy, collector_proxy, tmp_path_fac
         RELEVO_REDIS_URL=servers.redis_url.replace(str(urlsplit(servers.redis_url).port), str(redis_proxy.port)),
         OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{collector_proxy.port}",
         OTEL_BSP_SCHEDULE_DELAY="200",
+        OTEL_TRACES_SAMPLER="parentbased_always_on",
     )
     try:
         running.start()

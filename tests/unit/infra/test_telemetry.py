@@ -6,11 +6,12 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
 from infra import telemetry
 from infra.telemetry import (
+    ROOT_RATIO,
+    Sampling,
     fail_span,
     messaging,
     read_traceparent,
@@ -34,13 +35,13 @@ def spans(monkeypatch):
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(telemetry, "_tracer", provider.get_tracer("test"))
+    monkeypatch.setattr(telemetry, "_sampling", Sampling(provider.get_tracer("test"), 1.0))
     return exporter.get_finished_spans
 
 
 @pytest.fixture
 def nothing_recorded(monkeypatch):
-    monkeypatch.setattr(telemetry, "_tracer", TracerProvider(sampler=ALWAYS_OFF).get_tracer("test"))
+    monkeypatch.setattr(telemetry, "_sampling", Sampling())
 
 
 @pytest.mark.parametrize("flags", ["00", "01", "03", "ff"])
@@ -178,10 +179,10 @@ def test_an_unsampled_parent_is_not_recorded(spans):
     ],
 )
 def test_spans_are_recorded_only_where_they_can_go(monkeypatch, environment, recording):
-    monkeypatch.setattr(telemetry, "_tracer", telemetry._tracer)
+    monkeypatch.setattr(telemetry, "_sampling", telemetry._sampling)
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
+    for name, value in ({"OTEL_TRACES_SAMPLER": "always_on"} | environment).items():
         monkeypatch.setenv(name, value)
     provider = start_tracing("sender", "sender-1")
     # Never ended, so nothing is sent to the address.
@@ -200,3 +201,30 @@ def test_the_attributes_are_those_of_the_messaging_conventions():
         "messaging.consumer.group.name": "relevo",
         "messaging.kafka.offset": 5,
     }
+
+
+@pytest.mark.parametrize(
+    ("sampler", "new", "below_recorded", "below_unrecorded"),
+    [
+        ("", ROOT_RATIO, 1.0, 0.0),
+        ("always_on", 1.0, 1.0, 1.0),
+        ("parentbased_always_on", 1.0, 1.0, 0.0),
+        ("always_off", 0.0, 0.0, 0.0),
+    ],
+)
+def test_a_caller_is_followed_and_of_new_traces_a_few_are_recorded(
+    monkeypatch, sampler, new, below_recorded, below_unrecorded
+):
+    monkeypatch.setattr(telemetry, "_sampling", telemetry._sampling)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
+    provider = start_tracing("sender", "sender-1")
+
+    def share(parent, tries):
+        made = [start_span("x", SpanKind.CLIENT, parent=parent).is_recording() for _ in range(tries)]
+        return sum(made) / tries
+
+    assert share(None, 20_000) == pytest.approx(new, abs=0.005)
+    assert share(TRACE, 10) == below_recorded
+    assert share(f"{TRACE[:-2]}00", 10) == below_unrecorded
+    provider.shutdown()
