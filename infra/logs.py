@@ -10,6 +10,9 @@ import json
 import logging
 import sys
 import time
+import traceback
+from collections.abc import MutableMapping
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -31,18 +34,11 @@ def start_logging(service: str, instance: str, level: str) -> None:
         level: of our own lines; libraries speak from warning on.
     """
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(serializer=_to_json),
-        ],
+        processors=[_Line(service, instance)],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.BytesLoggerFactory(file=sys.stdout.buffer),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(service=service, instance=instance)
     root = logging.getLogger()
     root.handlers[:] = [_LibraryHandler(service, instance)]
     root.setLevel(logging.WARNING)
@@ -54,7 +50,25 @@ def get_logger() -> Logger:
     return logger
 
 
-def _to_json(event: dict[str, Any], **_options: object) -> bytes:
+class _Line:
+    """
+    Makes the line of one event. One step instead of a chain of them: each request leaves two lines, and a chain costs
+    as much as the rest of what a request does.
+    """
+
+    def __init__(self, service: str, instance: str) -> None:
+        self._process = {"service": service, "instance": instance}
+
+    def __call__(self, _logger: object, level: str, event: MutableMapping[str, Any]) -> bytes:
+        failed = event.pop("exc_info", None)
+        line = {**event, **self._process, "level": level, "time": datetime.now(UTC).isoformat()[:-6] + "Z"}
+        if failed:
+            info = failed if isinstance(failed, tuple) else sys.exc_info()
+            line["exception"] = "".join(traceback.format_exception(*info)).rstrip()
+        return _to_json(line)
+
+
+def _to_json(event: dict[str, Any]) -> bytes:
     try:
         return orjson.dumps(event, default=str)
     except TypeError:

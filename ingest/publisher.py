@@ -4,7 +4,6 @@ from asyncio import get_running_loop
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from contextvars import copy_context
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -76,8 +75,7 @@ class Publisher:
         Returns:
             Those that the broker acknowledged. Never raises for a broker that is away.
         """
-        # The context: so that what the thread logs says which process it is.
-        return await get_running_loop().run_in_executor(self._thread, copy_context().run, self._publish, rows)
+        return await get_running_loop().run_in_executor(self._thread, self._publish, rows)
 
     def warm_up(self) -> None:
         """Begin to connect, in the thread: the first record would otherwise wait a second for its producer id."""

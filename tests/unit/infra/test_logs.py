@@ -27,7 +27,6 @@ def lines(monkeypatch):
     yield lambda: [json.loads(line) for line in output.getvalue().splitlines()]
     root.handlers[:], _ = before[0], root.setLevel(before[1])
     structlog.configure(**before[2])
-    structlog.contextvars.clear_contextvars()
 
 
 def test_a_line_says_what_where_and_when(lines):
