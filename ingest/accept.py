@@ -144,8 +144,7 @@ class Acceptor:
             raise TransientError("too many wait to be written")
         self._waiting += 1
         try:
-            async with asyncio.timeout(ACCEPT_S_MAX):
-                answer = await self._batches.submit(submission)
+            answer = await self._batches.submit(submission, timeout_s=ACCEPT_S_MAX)
         except TimeoutError:
             raise TransientError("the ledger did not answer in time") from None
         finally:

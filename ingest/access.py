@@ -23,6 +23,11 @@ def _on_loopback(peer: str | None) -> bool:
         return False
 
 
+def _forwarded(headers: Mapping[str, str]) -> bool:
+    # Through a proxy everybody's peer is the proxy, which may well be on this machine.
+    return "X-Forwarded-For" in headers or "Forwarded" in headers
+
+
 class Access:
     """
     Decides who calls.
@@ -47,9 +52,7 @@ class Access:
             ProblemError: unauthorized; the same whether there is no key or an unknown one.
         """
         authorization = headers.get("Authorization")
-        # Through a proxy everybody's peer is the proxy, which may well be on this machine.
-        forwarded = "X-Forwarded-For" in headers or "Forwarded" in headers
-        if authorization is None and self._open_on_loopback and not forwarded and _on_loopback(peer):
+        if authorization is None and self._open_on_loopback and _on_loopback(peer) and not _forwarded(headers):
             return LOCAL_CLIENT
         scheme, _, key = (authorization or "").partition(" ")
         given = _hash(key.strip())

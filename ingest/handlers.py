@@ -63,15 +63,14 @@ class Api:
             traceparent=exchange.traceparent,
         )
         answer = await self._accept(submission, exchange)
+        path = path_of(answer.id)
+        trace_id = exchange.trace_id
+        if answer.verdict is not Verdict.NEW:
+            trace_id = trace_id_of(answer.traceparent) or trace_id
         return json_response(
-            {
-                "status": answer.status,
-                "id": str(answer.id),
-                "trace_id": trace_id_of(answer.traceparent) or exchange.trace_id,
-                "links": {"self": path_of(answer.id)},
-            },
+            {"status": answer.status, "id": str(answer.id), "trace_id": trace_id, "links": {"self": path}},
             status=202,
-            headers={hdrs.LOCATION: path_of(answer.id), **_replayed(answer)},
+            headers={hdrs.LOCATION: path, **_replayed(answer)},
         )
 
     async def _accept(self, submission: Submission, exchange: Exchange) -> Answer:

@@ -41,6 +41,9 @@ async def read_body(request: web.Request, *, bytes_max: int) -> bytes:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
     try:
+        if request.content.is_eof():
+            # All of it came with the head: nothing to wait for.
+            return _bounded(request.content.read_nowait(), bytes_max)
         async with asyncio.timeout(BODY_S_MAX):
             return await _read_bytes(request, bytes_max)
     except TimeoutError:
@@ -51,6 +54,12 @@ async def read_body(request: web.Request, *, bytes_max: int) -> bytes:
 
 def _is_json(request: web.Request) -> bool:
     return request.content_type == "application/json" and (request.charset or "utf-8").lower() in {"utf-8", "utf8"}
+
+
+def _bounded(body: bytes, bytes_max: int) -> bytes:
+    if len(body) > bytes_max:
+        raise ProblemError("body_too_large")
+    return body
 
 
 async def _read_bytes(request: web.Request, bytes_max: int) -> bytes:
