@@ -11,16 +11,14 @@ import re
 import secrets
 import time
 from dataclasses import dataclass, field
-from functools import cache
 from uuid import UUID
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from opentelemetry.trace import Span, SpanKind
-from prometheus_client import Counter, Histogram
 
 from infra.logs import get_logger
-from infra.metrics import HTTP_REQUESTS, HTTP_SECONDS
+from infra.metrics import http_requests, http_seconds
 from infra.telemetry import fail_span, start_span, trace_id_of, traceparent_of
 from ingest.cors import Cors
 from ingest.problems import problem_of, problem_response
@@ -183,21 +181,10 @@ def _start_span(request: web.Request, method: str, route: str) -> Span:
     )
 
 
-# Both arguments come from closed sets. Looking a metric up by its labels costs more than counting.
-@cache
-def _answers(route: str, status: int) -> Counter:
-    return HTTP_REQUESTS.labels(route, str(status))
-
-
-@cache
-def _seconds(route: str) -> Histogram:
-    return HTTP_SECONDS.labels(route)
-
-
 def _end(exchange: Exchange, status: int, error_type: str | None) -> None:
     duration_s = time.perf_counter() - exchange.begun
-    _answers(exchange.route, status).inc()
-    _seconds(exchange.route).observe(duration_s)
+    http_requests(exchange.route, status).inc()
+    http_seconds(exchange.route).observe(duration_s)
     span = exchange.span
     if span is None:
         return
