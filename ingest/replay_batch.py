@@ -49,14 +49,15 @@ SELECT id FROM notifications WHERE id = ANY ($1::uuid[]) AND state IN ({_TERMINA
 ORDER BY id FOR NO KEY UPDATE
 """
 
-# A record of Kafka may say of itself that it is a replay; only what an order made counts as one.
+# A record of Kafka may say of itself that it is a replay; only what an order made counts as one. doubts: it was handed
+# over once and its answer never seen, whatever a later attempt came to.
 _JUDGE = f"""
 SELECT {", ".join(f"n.{column}" for column in NOTIFICATION_COLUMNS)}, {", ".join(CONTENT_COLUMNS)},
     CASE
         WHEN copies.repeated THEN '{Skip.REPEATED}'
         WHEN n.state NOT IN ({_TERMINAL}) OR copies.open THEN '{Skip.UNDER_WAY}'
         WHEN NOT $3 AND (n.state = '{State.SENT}' OR copies.sent) THEN '{Skip.SENT}'
-        WHEN NOT $3 AND (n.state = '{State.IN_DOUBT}' OR copies.doubted) THEN '{Skip.IN_DOUBT}'
+        WHEN NOT $3 AND (n.state = '{State.IN_DOUBT}' OR n.doubts > 0 OR copies.doubted) THEN '{Skip.IN_DOUBT}'
         WHEN NOT $3 AND n.state = '{State.CANCELLED}' THEN '{Skip.CANCELLED}'
         WHEN NOT $3 AND n.expires_at <= now() THEN '{Skip.EXPIRED}'
         WHEN contents.notification_id IS NULL THEN '{Skip.NO_CONTENT}'
@@ -66,7 +67,7 @@ LEFT JOIN contents ON contents.notification_id = n.id
 CROSS JOIN LATERAL (
     SELECT coalesce(bool_or(state NOT IN ({_TERMINAL})), false) AS open,
         coalesce(bool_or(state = '{State.SENT}'), false) AS sent,
-        coalesce(bool_or(state = '{State.IN_DOUBT}'), false) AS doubted,
+        coalesce(bool_or(state = '{State.IN_DOUBT}' OR doubts > 0), false) AS doubted,
         coalesce(bool_or(replay = $2), false) AS repeated
     FROM notifications WHERE replay_of = n.id AND replay IS NOT NULL
 ) AS copies

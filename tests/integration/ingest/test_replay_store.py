@@ -132,6 +132,17 @@ async def test_the_state_of_an_original_decides(store, sql, state, reason, force
         await sql.execute("DELETE FROM notifications WHERE replay_of = $1", original)
 
 
+@pytest.mark.parametrize("state", [State.FAILED, State.BOUNCED])
+async def test_what_was_handed_over_once_may_have_arrived_whatever_came_of_it_later(store, sql, state):
+    original = await put(sql, state)
+    await sql.execute("UPDATE notifications SET doubts = 1 WHERE id = $1", original)
+    selection = Selection(ids=(original,))
+    assert dict((await store.count(ME, Wanted(selection), within_s=5)).skipped) == {Skip.IN_DOUBT: 1}
+    assert (await run(store, sql, await order(store, selection)))["skipped"] == {Skip.IN_DOUBT: 1}
+    forced = await run(store, sql, await order(store, selection, force=True, reason="rather twice than never"))
+    assert forced["replayed"] == 1
+
+
 @pytest.mark.parametrize(
     ("state", "reason"),
     [
