@@ -38,9 +38,13 @@ class FieldError:
     detail: str
 
 
+# More of them help nobody, and a body of a megabyte can hold a hundred thousand names that are no fields.
+ERRORS_TOLD_MAX = 100
+
+
 class InvalidRequestError(PermanentError):
     """
-    A request that cannot become a notification. Holds every error found, at least one.
+    A request that cannot become a notification. Holds every error found, at least one, at most ERRORS_TOLD_MAX.
 
     code names the whole: "invalid_json" when the bytes are not JSON that we take, "invalid_request"
     when they are, but fields are wrong.
@@ -48,6 +52,7 @@ class InvalidRequestError(PermanentError):
 
     def __init__(self, code: str, errors: list[FieldError]) -> None:
         assert errors, "an invalid request has at least one error"
+        errors = errors[:ERRORS_TOLD_MAX]
         super().__init__(f"{code}: " + "; ".join(f"{error.pointer or '/'} {error.code}" for error in errors))
         self.code = code
         self.errors = errors

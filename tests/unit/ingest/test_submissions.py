@@ -116,3 +116,7 @@ def test_on_the_contact_form_a_uuid_is_no_id():
 
 def test_the_contact_form_ignores_what_it_does_not_know():
     assert contact(FORM | {"id": SOME_ID, "website": ""}).contact.name == "Elon"
+
+
+def test_of_very_many_errors_the_first_hundred_are_told():
+    assert len(errors_of(notify, {f"x{number}": 1 for number in range(5_000)})) == 100
