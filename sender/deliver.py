@@ -265,7 +265,11 @@ class Deliverer:
             ladder = self._simulated_ladder if delivery.simulated else self._ladder
             again = ladder.after(
                 number,
-                accepted_at=delivery.standing.accepted_at,
+                # What was for later has its day of retries from when it was due, not from when it was asked for.
+                accepted_at=max(
+                    delivery.standing.accepted_at,
+                    delivery.enrolment.notification.content.scheduled_for or delivery.standing.accepted_at,
+                ),
                 now=now,
                 named_s=named_delay_s(judgement.smtp),
             )

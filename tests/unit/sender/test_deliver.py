@@ -113,6 +113,15 @@ async def test_the_first_try_and_three_retries_then_failed(when):
     assert bench.relay.offered == 4
 
 
+@pytest.mark.parametrize("due_ago", [timedelta(seconds=1), None])
+async def test_the_day_of_retries_begins_when_a_schedule_is_due(due_ago):
+    scheduled_for = None if due_ago is None else datetime.now(UTC) - due_ago
+    bench = Bench(*[(TRANSIENT, EARLY)] * 4, steps_s=(60.0,))
+    # Accepted long ago, see tests.builders: without a schedule the day is over.
+    await bench.deliver(make_enrolment(scheduled_for=scheduled_for))
+    assert bench.told[-1] == (State.FAILED if due_ago is None else State.RETRYING, 4)
+
+
 @pytest.mark.parametrize("when", [EARLY, LATE])
 async def test_a_refusal_for_good_is_never_tried_again(when):
     bench = Bench((PERMANENT, when))
