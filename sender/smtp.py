@@ -280,7 +280,8 @@ def _expect(code: int, phase: Phase, reply: Reply) -> None:
 def _judge(phase: Phase, reply: Reply) -> Judgement:
     """Judge a reply that ends a transaction, or a connection before there was one."""
     judgement = judge_reply(phase, reply.code, reply.text)
-    if reply.code >= 400 or (phase is Phase.DOT and judgement.verdict is Verdict.ACCEPTED):
+    # RFC 5321 4.3.2: to the dot, 250 alone is a yes. A 221 of one that leaves is none.
+    if reply.code >= 400 or (phase is Phase.DOT and reply.code == 250):
         return judgement
     # A 2yz where only another would let us go on, or a 3yz: the relay is out of step.
     return replace(judge_silence(phase, "out_of_step"), smtp=judgement.smtp)

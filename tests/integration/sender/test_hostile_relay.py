@@ -261,11 +261,12 @@ async def test_what_is_no_reply_counts_as_silence(relay_of, garbage):
     ]
 
 
-async def test_a_reply_to_the_message_that_is_none_is_in_doubt(relay_of):
+@pytest.mark.parametrize("reply", [b"354 go on", b"221 bye", b"220 hello", b"251 elsewhere"])
+async def test_a_reply_to_the_message_that_is_none_is_in_doubt(relay_of, reply):
     async def play(peer):
         await peer.ready_for_message()
         await peer.hear(ON_THE_WIRE)
-        peer.say(b"354 go on\r\n")
+        peer.say(reply + b"\r\n")
         await peer.hear_nothing_more()
 
     judgement, _ = await send(await relay_of(play))
