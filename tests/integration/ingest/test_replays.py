@@ -1,6 +1,7 @@
 """Replays through the door: who may order what, how it is answered, and what reaches Kafka."""
 
 import json
+from contextlib import suppress
 from uuid import uuid4
 
 import pytest
@@ -55,9 +56,12 @@ async def test_an_order_is_stored_carried_out_and_what_it_made_reaches_kafka(ing
     def replayed():
         items = []
         for record in read_topic(servers.kafka_bootstrap, REQUESTED.name):
-            parsed = json.loads(record.value())
-            items += parsed if isinstance(parsed, list) else [parsed]
-        return {item["replay_of"]: item for item in items if item.get("replay_of") in failed}
+            # Other tests leave there what nobody can read.
+            with suppress(ValueError):
+                parsed = json.loads(record.value() or b"null")
+                items += parsed if isinstance(parsed, list) else [parsed]
+        mine = [item for item in items if isinstance(item, dict) and item.get("replay_of") in failed]
+        return {item["replay_of"]: item for item in mine}
 
     on_topic = eventually(lambda: len(found := replayed()) == 3 and found)
     rows = await sql.fetch("SELECT id, replay_of FROM notifications WHERE replay = $1", made.body["id"])
