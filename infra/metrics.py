@@ -118,3 +118,15 @@ def http_requests(route: str, status: int) -> Counter:
 def http_seconds(route: str) -> Histogram:
     """Return the histogram of HTTP_SECONDS for one route."""
     return HTTP_SECONDS.labels(route)
+
+
+@cache
+def attempts(verdict: str) -> Counter:
+    """Return the counter of ATTEMPTS for one verdict."""
+    return ATTEMPTS.labels(verdict)
+
+
+@cache
+def outcomes(state: str) -> Counter:
+    """Return the counter of OUTCOMES for one state."""
+    return OUTCOMES.labels(state)

@@ -162,7 +162,7 @@ class Settings(BaseModel):
     smtp_ca_file: Path | None = Field(
         None, description="file with the certificate authorities to trust for the relay; empty: the system's"
     )
-    smtp_connections_max: int = Field(10, ge=1, le=500, description="connections to the relay that one sender keeps")
+    smtp_connections_max: int = Field(20, ge=1, le=500, description="connections to the relay that one sender keeps")
     retry_ladder_s: tuple[float, ...] = Field(
         (60.0, 300.0, 900.0, 3600.0, 14400.0),
         description="seconds of the waits after the burst, the last one repeated; `none`: the burst is all",

@@ -135,6 +135,20 @@ def start_span(
     return sampling.tracer.start_span(name, around, kind, attributes, linked)
 
 
+def is_traced(parent: str | None) -> bool:
+    """
+    Tell whether a span below *parent* may be recorded.
+
+    For what is done for every notification: where it is not, nothing of a span need be prepared.
+    """
+    if _sampling.tracer is None:
+        return False
+    if parent is None or not _sampling.follows_parent:
+        return True
+    # W3C Trace Context 3.2.2.5: the last digit's lowest bit. Of what is malformed, as of none.
+    return parent[54:55] not in "02468ace" or len(parent) < 55
+
+
 def _random_hex(bits: int) -> str:
     # All zero means "none" (W3C Trace Context 3.2.2).
     return f"{random.getrandbits(bits) or 1:0{bits // 4}x}"

@@ -12,6 +12,7 @@ from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP, SMTPUTF8
 from email.utils import format_datetime
+from functools import lru_cache
 from uuid import UUID
 
 from schemas.messages import Notification
@@ -57,7 +58,7 @@ class Composer:
         content = notification.content
         reply_to = "" if content.reply_to is None else f"Reply-To: {content.reply_to}\r\n"
         names = (
-            f"Date: {format_datetime(accepted_at)}\r\n"
+            f"Date: {_date(accepted_at)}\r\n"
             f"Message-ID: {self.message_id(notification.id)}\r\n"
             f"{reply_to}"
             "Auto-Submitted: auto-generated\r\n"
@@ -80,6 +81,10 @@ def needs_smtputf8(notification: Notification) -> bool:
     """Whether an address is beyond ASCII, so that only a relay with SMTPUTF8 (RFC 6531) can take the mail."""
     content = notification.content
     return not (content.to.isascii() and (content.reply_to or "").isascii())
+
+
+# Many are accepted in one moment.
+_date = lru_cache(maxsize=256)(format_datetime)
 
 
 def _from_line(address: str, name: str) -> bytes:

@@ -13,7 +13,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol
@@ -24,9 +23,9 @@ from opentelemetry.trace import SpanKind
 
 from infra.failpoints import hit
 from infra.logs import get_logger
-from infra.metrics import ATTEMPTS, END_TO_END_SECONDS, OUTCOMES
+from infra.metrics import END_TO_END_SECONDS, attempts, outcomes
 from infra.patience import until_through
-from infra.telemetry import fail_span, start_span
+from infra.telemetry import fail_span, is_traced, start_span
 from schemas.addresses import is_simulated
 from schemas.messages import Forward, Reason
 from schemas.states import TERMINAL, State
@@ -37,7 +36,7 @@ from sender.ledger import Enrolment, Outcome, Standing, Unpublished
 from sender.parking import Expired
 from sender.replies import Judgement, Verdict
 from sender.simulator import SimulatedRelay
-from sender.smtp import Mail
+from sender.transaction import Mail
 
 log = get_logger()
 
@@ -50,7 +49,6 @@ SETTLED_POLL_S = 1.0
 class RelayPort(Protocol):
     """What is needed of the relay; see sender.smtp.Relay."""
 
-    def slot(self) -> AbstractAsyncContextManager[None]: ...
     async def send(self, mail: Mail, before_message: Callable[[], Awaitable[bool]]) -> Judgement | None: ...
 
 
@@ -177,14 +175,19 @@ class Deliverer:
 
     async def _burst(self, delivery: Delivery) -> bool:
         """Try until a terminal state. False: an attempt was not ours to make."""
-        attempts = tenacity.AsyncRetrying(
+        # Nearly all end with the first attempt, and then the apparatus would cost more than the mail.
+        try:
+            return await self._attempt(delivery)
+        except _StillTransientError as error:
+            await asyncio.sleep(_jittered(error.wait_s))
+        again = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(_StillTransientError),
             # How many there are is the ladder's to say, and it counts those before a restart: the ledger knows them.
             stop=tenacity.stop_never,
             wait=_named_wait,
             reraise=True,
         )
-        won: bool = await attempts(self._attempt, delivery)
+        won: bool = await again(self._attempt, delivery)
         return won
 
     async def _attempt(self, delivery: Delivery) -> bool:
@@ -193,10 +196,7 @@ class Deliverer:
         while True:
             if relay is self._relay and not await self._channel_opens(delivery):
                 return False
-            async with relay.slot():
-                begun = time.monotonic()
-                judgement = await self._offer(delivery, number, relay)
-                attempt_ms = round((time.monotonic() - begun) * 1000)
+            judgement, attempt_ms = await self._offer(delivery, number, relay)
             if judgement is None:
                 return False
             if judgement.verdict not in STOPS:
@@ -283,14 +283,9 @@ class Deliverer:
     def _is_resent(self, delivery: Delivery) -> bool:
         return delivery.enrolment.notification.content.on_doubt == "resend" and delivery.standing.doubts == 0
 
-    async def _offer(self, delivery: Delivery, number: int, relay: RelayPort) -> Judgement | None:
+    async def _offer(self, delivery: Delivery, number: int, relay: RelayPort) -> tuple[Judgement | None, int]:
+        """Return what the relay made of it, None when it was not ours to send, and how long that took, in ms."""
         notification = delivery.enrolment.notification
-        span = start_span(
-            "smtp send",
-            SpanKind.CLIENT,
-            parent=notification.traceparent,
-            attributes={"network.protocol.name": "smtp", "relevo.attempt": number},
-        )
 
         async def claim() -> bool:
             hit("sender.after_rcpt")
@@ -307,17 +302,33 @@ class Deliverer:
             hit("sender.after_claim")
             return won
 
+        mail = Mail(
+            sender=self._composer.address,
+            recipient=notification.content.to,
+            message=self._composer.compose(notification, delivery.standing.accepted_at),
+            smtputf8=needs_smtputf8(notification),
+        )
+        if is_traced(notification.traceparent):
+            judgement = await self._send_traced(relay, mail, claim, notification.traceparent, number)
+        else:
+            judgement = await relay.send(mail, claim)
+        if judgement is not None and relay is self._relay:
+            attempts(judgement.verdict).inc()
+        # Not the time in line before it.
+        return judgement, 0 if mail.begun_at is None else round((time.monotonic() - mail.begun_at) * 1000)
+
+    async def _send_traced(
+        self, relay: RelayPort, mail: Mail, claim: Callable[[], Awaitable[bool]], traceparent: str | None, number: int
+    ) -> Judgement | None:
+        span = start_span(
+            "smtp send",
+            SpanKind.CLIENT,
+            parent=traceparent,
+            attributes={"network.protocol.name": "smtp", "relevo.attempt": number},
+        )
         try:
-            mail = Mail(
-                sender=self._composer.address,
-                recipient=notification.content.to,
-                message=self._composer.compose(notification, delivery.standing.accepted_at),
-                smtputf8=needs_smtputf8(notification),
-            )
             judgement = await relay.send(mail, claim)
             if judgement is not None:
-                if relay is self._relay:
-                    ATTEMPTS.labels(judgement.verdict.value).inc()
                 if judgement.smtp_code is not None:
                     span.set_attribute("smtp.response.status_code", judgement.smtp_code)
                 if judgement.verdict is not Verdict.ACCEPTED:
@@ -345,14 +356,16 @@ class Deliverer:
             replay_of=enrolment.notification.replay_of,
             test=delivery.simulated,
         )
-        log.info(
-            "attempt_ended",
-            notification_id=str(outcome.id),
-            state=outcome.state,
-            attempt=outcome.attempt,
-            code=outcome.reason.code,
-            duration_ms=outcome.attempt_ms,
-        )
+        # What was sent has its timeline in the ledger, and its publication counts it in the log.
+        if outcome.state is not State.SENT:
+            log.info(
+                "attempt_ended",
+                notification_id=str(outcome.id),
+                state=outcome.state,
+                attempt=outcome.attempt,
+                code=outcome.reason.code,
+                duration_ms=outcome.attempt_ms,
+            )
         if not change.test:
             _count(change)
         await until_through("publish", lambda: self._publisher.publish(change))
@@ -383,7 +396,7 @@ def count_expired(ended: Sequence[Expired]) -> None:
     """Count *ended* in the metrics of production, and tell the log."""
     for each in ended:
         if not each.test:
-            OUTCOMES.labels(each.state.value).inc()
+            outcomes(each.state).inc()
     if ended:
         log.info("notifications_expired", notifications=len(ended))
 
@@ -391,7 +404,7 @@ def count_expired(ended: Sequence[Expired]) -> None:
 def _count(change: Unpublished) -> None:
     """Count *change* in the metrics of production, where what is simulated would mislead."""
     if change.state in TERMINAL:
-        OUTCOMES.labels(change.state.value).inc()
+        outcomes(change.state).inc()
     if change.state is State.SENT:
         END_TO_END_SECONDS.observe((change.occurred_at - change.accepted_at).total_seconds())
 

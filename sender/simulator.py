@@ -7,13 +7,13 @@ enough, and every scenario survives a restart.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 
 from schemas.addresses import SIMULATED, Scenario
 from sender.replies import Judgement, Phase, Verdict, judge_reply, judge_silence
-from sender.smtp import Mail
+from sender.transaction import Mail
 
 # Longer than anything ordinary takes, shorter than a test's patience.
 SLOW_S = 5.0
@@ -35,10 +35,6 @@ class SimulatedRelay:
 
     attempt: int
 
-    def slot(self) -> AbstractAsyncContextManager[None]:
-        """Return a context that waits for nothing: there is no connection that it could take from a real mail."""
-        return nullcontext()
-
     async def send(self, mail: Mail, before_message: Callable[[], Awaitable[bool]]) -> Judgement | None:
         """
         Answer as the recipient's scenario says, as sender.smtp.Relay.send would.
@@ -46,6 +42,7 @@ class SimulatedRelay:
         Args:
             mail: to one of schemas.addresses.SIMULATED.
         """
+        mail.begun_at = time.monotonic()
         scenario = SIMULATED[mail.recipient.lower()]
         refusal = self._refusal(scenario)
         if refusal is not None:

@@ -1,65 +1,79 @@
 """
-The relay over SMTP: connections that are reused, and one transaction at a time on each.
+The relay over SMTP: a bounded number of connections, reused, with one transaction after the other on each.
 
-Whether "try again" or "in doubt" is right depends on how far a conversation had come when the connection was lost. So
-the steps of a transaction are taken here, one by one, although where the relay offers PIPELINING (RFC 2920) all that
-comes before the message goes out in one piece.
+Whoever finds all of them taken stands in line. When a message goes out on a connection, the envelope of the next in
+line goes out in the same piece where the relay takes commands in groups: its answers come with the answer to that
+message, and a mail costs one round trip and one packet each way instead of two (RFC 2920 3.1).
 """
 
 import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-from infra.failpoints import hit
 from infra.settings import RelayAddress, SmtpMode
-from sender.conversation import (
-    Conversation,
-    ConversationLostError,
-    Reply,
-    UnreadableReplyError,
-    open_conversation,
-)
+from sender.conversation import Conversation, open_conversation
 from sender.replies import Judgement, Phase, Verdict, judge_reply, judge_silence
+from sender.transaction import (
+    COMMAND_S_MAX,
+    SILENCES,
+    Mail,
+    Stale,
+    Stop,
+    envelope_of,
+    expect,
+    hand_over,
+    is_pipelined,
+    judging,
+    offer_envelope,
+)
 
-# RFC 5321 4.5.3.2 grants minutes for each step. Before the message is on its way, giving up early costs a retry and
-# frees the slot. After the final dot, giving up early costs a mail in doubt: there we wait the full ten minutes.
 CONNECT_S_MAX = 10.0
-COMMAND_S_MAX = 20.0
-DOT_S_MAX = 600.0
 
 # Relays close idle connections after minutes; we leave before they do.
 IDLE_S_MAX = 30.0
 
-# What goes on after each step of the envelope; anything else ends the transaction.
-_GOES_ON: dict[Phase, frozenset[int]] = {
-    Phase.MAIL: frozenset({250}),
-    Phase.RCPT: frozenset({250, 251}),
-    Phase.DATA: frozenset({354}),
-}
+# A relay may think about a message for minutes. Whose envelope went out behind it waits for it no longer than this.
+BEHIND_S_MAX = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Mail:
-    """What goes over the wire: the envelope and the bytes of the message, CRLF line ends, not dot-stuffed."""
+@dataclass(slots=True, eq=False)
+class _Place:
+    """One of the connections that may be open. conversation: None: there is none now."""
 
-    sender: str
-    recipient: str
-    message: bytes
-    smtputf8: bool
+    conversation: Conversation | None = None
 
-
-class _Stop(Exception):  # noqa: N818 -- not an error: it carries the judgement that ended a conversation
-    def __init__(self, judgement: Judgement) -> None:
-        super().__init__(judgement.code)
-        self.judgement = judgement
+    def drop(self) -> None:
+        if self.conversation is not None:
+            self.conversation.drop()
+            self.conversation = None
 
 
-class _Stale(_Stop):
-    """A connection that had been idle was dead: no word of this transaction was heard."""
+@dataclass(slots=True, eq=False)
+class _Offer:
+    """
+    One transaction, from the line to its end.
+
+    mail: None: a probe, which has no envelope to send ahead. turn: done when it has its place. envelope_is_out: behind
+    the message before it on that place. successor: whose envelope went out behind this one. spoilt: that one did not
+    wait, so the connection is out of step.
+    """
+
+    mail: Mail | None
+    place: _Place | None = None
+    turn: "asyncio.Future[None] | None" = None
+    envelope_is_out: bool = False
+    successor: "_Offer | None" = None
+    spoilt: bool = False
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody waits for its turn any more."""
+        return self.turn is not None and self.turn.done()
 
 
 class Relay:
@@ -67,257 +81,227 @@ class Relay:
     The relay. Its failures come back as judgements, never as exceptions.
 
     Args:
-        connections_max: open at the same time; transactions beyond it wait for a free one.
+        connections_max: open at the same time; transactions beyond it stand in line.
         ca_file: certificate authorities to trust; None: the system's.
     """
 
     def __init__(self, address: RelayAddress, *, connections_max: int, ca_file: str | None) -> None:
         self.address = address
-        self._free = asyncio.Semaphore(connections_max)
-        self._idle: list[Conversation] = []
+        self._free = [_Place() for _ in range(connections_max)]
+        self._line: deque[_Offer] = deque()
         self._tls = ssl.create_default_context(cafile=ca_file)
-
-    def slot(self) -> AbstractAsyncContextManager[None]:
-        """Return a context that waits for a free connection and holds it: one transaction at a time in each."""
-        return self._free
 
     async def send(self, mail: Mail, before_message: Callable[[], Awaitable[bool]]) -> Judgement | None:
         """
-        Offer *mail* to the relay in one transaction: MAIL, RCPT, DATA, *before_message*, the message. Inside a `slot`.
+        Offer *mail* to the relay in one transaction: MAIL, RCPT, DATA, *before_message*, the message.
 
         Delivery: at most once. A connection that turns out to be dead before MAIL is answered is replaced once.
+        Order: who came first has the first turn, unless a slow answer keeps the connection before it.
         Args:
+            mail: gets its begun_at when its turn has come.
             before_message: called when the relay is ready for the message, before a byte of it is sent. False: do not
                 send. What it raises goes on to the caller; the transaction is abandoned.
         Returns:
             The judgement on the last reply; None when *before_message* said no.
         """
+        offer = _Offer(mail)
         try:
+            place = await self._turn(offer)
+            mail.begun_at = time.monotonic()
             try:
-                return await self._transact(await self._take(), mail, before_message)
-            except _Stale:
+                return await self._transact(offer, place, mail, before_message)
+            except Stale:
                 # A new connection is never stale: this is the last try.
-                return await self._transact(await self._connect(), mail, before_message)
-        except _Stop as stop:
+                return await self._transact(offer, place, mail, before_message)
+        except Stop as stop:
             return stop.judgement
+        finally:
+            self._leave(offer)
 
     async def probe(self, sender: str) -> Judgement:
-        """Ask the relay whether it takes us and our sender address, without a notification."""
-        async with self._free:
-            try:
-                conversation = await self._connect()
-                with _dropping(conversation), _judging(Phase.MAIL):
-                    reply = await conversation.ask(f"MAIL FROM:<{sender}>".encode(), COMMAND_S_MAX)
-                await self._reset(conversation)
-                return judge_reply(Phase.MAIL, reply.code, reply.text)
-            except _Stop as stop:
-                return stop.judgement
+        """Ask the relay whether it takes us and our sender address, without a notification, on a new connection."""
+        offer = _Offer(None)
+        try:
+            place = await self._turn(offer)
+            place.drop()
+            conversation = place.conversation = await self._connect()
+            with _dropping(place), judging(Phase.MAIL):
+                reply = await conversation.ask(f"MAIL FROM:<{sender}>".encode(), COMMAND_S_MAX)
+            await _reset(place)
+            return judge_reply(Phase.MAIL, reply.code, reply.text)
+        except Stop as stop:
+            return stop.judgement
+        finally:
+            self._leave(offer)
 
     async def close(self) -> None:
         """Say goodbye on every idle connection."""
-        while self._idle:
-            await self._idle.pop().leave(1.0)
+        for place in self._free:
+            conversation, place.conversation = place.conversation, None
+            if conversation is not None:
+                await conversation.leave(1.0)
+
+    async def _turn(self, offer: _Offer) -> _Place:
+        """Return a place as soon as there is one for *offer*."""
+        if self._free:
+            offer.place = self._free.pop()
+        else:
+            offer.turn = asyncio.get_running_loop().create_future()
+            self._line.append(offer)
+            await offer.turn
+        assert offer.place is not None, "whose turn it is has a place"
+        return offer.place
+
+    def _leave(self, offer: _Offer) -> None:
+        """Hand the place of *offer* on, with whatever connection it has."""
+        place, offer.place = offer.place, None
+        if place is None:
+            return
+        successor, offer.successor = offer.successor, None
+        if offer.spoilt or offer.envelope_is_out or (successor is not None and successor.gone):
+            # Answers will come that nobody reads. Only now: the answer to our own message was still to come.
+            place.drop()
+        if place.conversation is not None:
+            place.conversation.idle_since = time.monotonic()
+        if successor is not None and not successor.gone:
+            successor.envelope_is_out = place.conversation is not None
+            self._begin(successor, place)
+        else:
+            self._give(place)
+
+    def _give(self, place: _Place) -> None:
+        while self._line:
+            offer = self._line.popleft()
+            if not offer.gone:
+                self._begin(offer, place)
+                return
+        self._free.append(place)
+
+    def _begin(self, offer: _Offer, place: _Place) -> None:
+        offer.place = place
+        assert offer.turn is not None, "whoever got its place at once never stood in line"
+        offer.turn.set_result(None)
+
+    def _send_ahead(self, offer: _Offer, conversation: Conversation) -> bytes:
+        """Return the envelope of the next in line, which goes out behind the message of *offer*; empty: none does."""
+        while self._line and self._line[0].gone:
+            self._line.popleft()
+        if not self._line or not is_pipelined(conversation):
+            return b""
+        mail = self._line[0].mail
+        if mail is None or not _can_take(conversation, mail):
+            return b""
+        offer.successor = self._line.popleft()
+        return envelope_of(mail)
+
+    def _part(self, offer: _Offer) -> None:
+        """Let the one behind *offer* go elsewhere: the relay takes its time with this message."""
+        successor, offer.successor = offer.successor, None
+        if successor is None:
+            return
+        offer.spoilt = True
+        if successor.gone:
+            return
+        if self._free:
+            self._begin(successor, self._free.pop())
+        else:
+            self._line.appendleft(successor)
 
     async def _transact(
-        self, conversation: Conversation, mail: Mail, before_message: Callable[[], Awaitable[bool]]
+        self, offer: _Offer, place: _Place, mail: Mail, before_message: Callable[[], Awaitable[bool]]
     ) -> Judgement | None:
-        if mail.smtputf8 and "SMTPUTF8" not in conversation.extensions:
-            self._keep(conversation)
+        is_out, offer.envelope_is_out = offer.envelope_is_out, False
+        conversation = place.conversation if is_out else await self._conversation(place)
+        assert conversation is not None, "an envelope went out on some connection"
+        if not _can_take(conversation, mail):
             return Judgement(Verdict.PERMANENT, "smtputf8_not_offered")
-        try:
-            refusal, ready = await _envelope(conversation, mail)
+        with _dropping(place):
+            refusal, ready = await offer_envelope(conversation, mail, is_out=is_out)
             if refusal is None:
                 if not await before_message():
                     # RFC 5321 has no word for taking back what has had its 354: only leaving without the dot does.
-                    conversation.drop()
+                    place.drop()
                     return None
-                reply = await _hand_over(conversation, mail.message)
-        except BaseException:
-            conversation.drop()
-            raise
-        judgement = refusal or _judge(Phase.DOT, reply)
+                judgement = await self._hand_over(offer, conversation, mail)
+            else:
+                judgement = refusal
         if judgement.smtp_code in {None, 421} or (refusal and ready):
             # It is out of step, or leaves, or waits for a message although it refused us.
-            conversation.drop()
+            place.drop()
         elif refusal:
-            await self._reset(conversation)
-        else:
-            self._keep(conversation)
+            await _reset(place)
         return judgement
 
-    async def _take(self) -> Conversation:
-        while self._idle:
-            conversation = self._idle.pop()
+    async def _hand_over(self, offer: _Offer, conversation: Conversation, mail: Mail) -> Judgement:
+        behind = self._send_ahead(offer, conversation)
+        if not behind:
+            return await hand_over(conversation, mail.message, b"")
+        timer = asyncio.get_running_loop().call_later(BEHIND_S_MAX, self._part, offer)
+        try:
+            return await hand_over(conversation, mail.message, behind)
+        finally:
+            timer.cancel()
+
+    async def _conversation(self, place: _Place) -> Conversation:
+        conversation = place.conversation
+        if conversation is not None:
             if conversation.in_order and time.monotonic() - conversation.idle_since < IDLE_S_MAX:
                 return conversation
-            conversation.drop()
-        return await self._connect()
+            place.drop()
+        conversation = place.conversation = await self._connect()
+        return conversation
 
     async def _connect(self) -> Conversation:
         address = self.address
         encrypted = address.mode is SmtpMode.TLS
-        with _judging(Phase.TLS if encrypted else Phase.CONNECT):
+        with judging(Phase.TLS if encrypted else Phase.CONNECT):
             conversation = await open_conversation(
                 address.host, address.port, self._tls if encrypted else None, CONNECT_S_MAX
             )
         with _dropping(conversation):
-            with _judging(Phase.CONNECT):
-                _expect(220, Phase.CONNECT, await conversation.reply(CONNECT_S_MAX))
-                await self._greet(conversation)
+            with judging(Phase.CONNECT):
+                expect(220, Phase.CONNECT, await conversation.reply(CONNECT_S_MAX))
+                await _greet(conversation)
             if address.mode is SmtpMode.STARTTLS:
-                with _judging(Phase.TLS):
+                with judging(Phase.TLS):
                     if "STARTTLS" not in conversation.extensions:
-                        raise _Stop(judge_silence(Phase.TLS, "tls_failure"))
-                    _expect(220, Phase.TLS, await conversation.start_tls(self._tls, address.host, COMMAND_S_MAX))
-                    await self._greet(conversation)
+                        raise Stop(judge_silence(Phase.TLS, "tls_failure"))
+                    expect(220, Phase.TLS, await conversation.start_tls(self._tls, address.host, COMMAND_S_MAX))
+                    await _greet(conversation)
             if address.user is not None and address.password is not None:
-                with _judging(Phase.AUTH):
+                with judging(Phase.AUTH):
                     reply = await conversation.log_in(address.user, address.password, COMMAND_S_MAX)
                     if reply is None:
-                        raise _Stop(Judgement(Verdict.CONFIGURATION, "not_supported"))
-                    _expect(235, Phase.AUTH, reply)
+                        raise Stop(Judgement(Verdict.CONFIGURATION, "not_supported"))
+                    expect(235, Phase.AUTH, reply)
+        conversation.idle_since = time.monotonic()
         return conversation
 
-    async def _greet(self, conversation: Conversation) -> None:
-        _expect(250, Phase.CONNECT, await conversation.greet(socket.gethostname(), COMMAND_S_MAX))
 
-    async def _reset(self, conversation: Conversation) -> None:
-        try:
-            with _dropping(conversation):
-                reply = await conversation.ask(b"RSET", COMMAND_S_MAX)
-        except _SILENCES:
-            return
-        if reply.code == 250:
-            self._keep(conversation)
-        else:
-            conversation.drop()
-
-    def _keep(self, conversation: Conversation) -> None:
-        if conversation.in_order:
-            conversation.idle_since = time.monotonic()
-            self._idle.append(conversation)
-        else:
-            conversation.drop()
+def _can_take(conversation: Conversation, mail: Mail) -> bool:
+    return not mail.smtputf8 or "SMTPUTF8" in conversation.extensions
 
 
-def _steps(mail: Mail) -> Sequence[tuple[Phase, bytes]]:
-    option = " SMTPUTF8" if mail.smtputf8 else ""
-    encoding = "utf-8" if mail.smtputf8 else "ascii"
-    return (
-        (Phase.MAIL, f"MAIL FROM:<{mail.sender}>{option}\r\n".encode(encoding)),
-        (Phase.RCPT, f"RCPT TO:<{mail.recipient}>\r\n".encode(encoding)),
-        (Phase.DATA, b"DATA\r\n"),
-    )
+async def _greet(conversation: Conversation) -> None:
+    expect(250, Phase.CONNECT, await conversation.greet(socket.gethostname(), COMMAND_S_MAX))
 
 
-async def _envelope(conversation: Conversation, mail: Mail) -> tuple[Judgement | None, bool]:
-    """
-    Send MAIL, RCPT and DATA, and read every reply that they have.
-
-    Returns:
-        The first refusal, None when all is well; and whether the relay now waits for a message.
-    Raises:
-        _Stale: the connection had been used before, and turned out to be dead.
-    """
-    reused, conversation.used = conversation.used, True
-    steps = _steps(mail)
-    grouped = "PIPELINING" in conversation.extensions
-    refusal: Judgement | None = None
-    phase, code = Phase.MAIL, 0
+async def _reset(place: _Place) -> None:
+    assert place.conversation is not None, "what refused us is still there"
     try:
-        if grouped:
-            conversation.write(b"".join([command for _, command in steps]))
-        for phase, command in steps:
-            if not grouped:
-                conversation.write(command)
-            reply = await conversation.reply(COMMAND_S_MAX)
-            code = reply.code
-            if code == 421 and reused and phase is Phase.MAIL:
-                raise _Stale(_judge(phase, reply))
-            if refusal is None and code not in _GOES_ON[phase]:
-                refusal = _judge(phase, reply)
-                if not grouped:
-                    break
-    except _SILENCES as error:
-        if reused and phase is Phase.MAIL:
-            raise _Stale(_silence(phase, error)) from None
-        # The first refusal counts, whatever came of the replies behind it.
-        raise _Stop(refusal or _silence(phase, error)) from None
-    return refusal, code == 354
-
-
-async def _hand_over(conversation: Conversation, message: bytes) -> Reply:
-    """Send the message to a relay that waits for it, and return its answer."""
-    phase = Phase.DATA
-    try:
-        if not conversation.in_order:
-            # It left, or says that it will, while we were claiming: it has nothing of the message, and gets nothing.
-            raise ConversationLostError
-        conversation.write(_on_the_wire(message))
-        phase = Phase.DOT
-        hit("sender.after_dot")
-        return await conversation.reply(DOT_S_MAX)
-    except _SILENCES as error:
-        raise _Stop(_silence(phase, error)) from None
-
-
-def _on_the_wire(message: bytes) -> bytes:
-    """Return *message* with its dots doubled and the final one behind it (RFC 5321 4.5.2)."""
-    if not message.count(b"\n") == message.count(b"\r") == message.count(b"\r\n"):
-        # Only CRLF ends a line, so that no lone CR or LF can smuggle in a dot of its own.
-        message = b"\r\n".join((*message.splitlines(), b""))
-    if not message.endswith(b"\r\n"):
-        message += b"\r\n"
-    stuffed = message.replace(b"\r\n.", b"\r\n..")
-    return b"".join((b"." if stuffed.startswith(b".") else b"", stuffed, b".\r\n"))
-
-
-def _expect(code: int, phase: Phase, reply: Reply) -> None:
-    if reply.code != code:
-        raise _Stop(_judge(phase, reply))
-
-
-def _judge(phase: Phase, reply: Reply) -> Judgement:
-    """Judge a reply that ends a transaction, or a connection before there was one."""
-    judgement = judge_reply(phase, reply.code, reply.text)
-    # RFC 5321 4.3.2: to the dot, 250 alone is a yes. A 221 of one that leaves is none.
-    if reply.code >= 400 or (phase is Phase.DOT and reply.code == 250):
-        return judgement
-    # A 2yz where only another would let us go on, or a 3yz: the relay is out of step.
-    return replace(judge_silence(phase, "out_of_step"), smtp=judgement.smtp)
+        with _dropping(place):
+            reply = await place.conversation.ask(b"RSET", COMMAND_S_MAX)
+    except SILENCES:
+        return
+    if reply.code != 250:
+        place.drop()
 
 
 @contextmanager
-def _dropping(conversation: Conversation) -> Iterator[None]:
+def _dropping(connection: Conversation | _Place) -> Iterator[None]:
     """Close the connection when what is done on it ends otherwise than by returning."""
     try:
         yield
     except BaseException:
-        conversation.drop()
+        connection.drop()
         raise
-
-
-@contextmanager
-def _judging(phase: Phase) -> Iterator[None]:
-    """Turn into a judgement what ends a conversation in *phase* without a word."""
-    try:
-        yield
-    except _SILENCES as error:
-        raise _Stop(_silence(phase, error)) from None
-
-
-# Of OSError, only those that come from opening and encrypting a connection.
-_SILENCES = (OSError, ConversationLostError, UnreadableReplyError)
-
-
-def _silence(phase: Phase, error: Exception) -> Judgement:
-    if isinstance(error, ssl.SSLError):
-        return judge_silence(Phase.TLS, "tls_failure")
-    if isinstance(error, TimeoutError):
-        return judge_silence(phase, "timeout")
-    if isinstance(error, socket.gaierror):
-        return judge_silence(phase, "dns_failure")
-    if isinstance(error, UnreadableReplyError):
-        return judge_silence(phase, "unreadable_reply")
-    lost = isinstance(error, ConversationLostError | ConnectionResetError | ConnectionAbortedError)
-    return judge_silence(phase, "connection_lost" if lost else "connection_refused")

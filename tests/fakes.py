@@ -5,7 +5,6 @@ Each behaves as the real thing does, errors included; tests/contract runs one su
 """
 
 import asyncio
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -269,10 +268,6 @@ class FakeRelay:
         self.taken: list[str] = []
         self.offered = 0
         self.before_answer = None
-
-    @asynccontextmanager
-    async def slot(self):
-        yield
 
     async def send(self, mail, before_message):
         self.offered += 1

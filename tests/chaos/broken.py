@@ -146,13 +146,13 @@ def complete_first() -> None:
 
 def retry_doubt() -> None:
     """The sender takes silence after the final dot for a passing failure, and sends again."""
-    from sender import smtp
+    from sender import transaction
     from sender.replies import Judgement, Phase, Verdict, judge_silence
 
     def judge(phase: Phase, code: str) -> Judgement:
         return Judgement(Verdict.TRANSIENT, code) if phase is Phase.DOT else judge_silence(phase, code)
 
-    smtp.judge_silence = judge
+    transaction.judge_silence = judge
 
 
 def no_reconciler() -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import re
 from collections.abc import Callable
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -121,10 +120,6 @@ class Sender(Worker):
             await self.commit_one(place.partition, offset)
 
     # the relay
-
-    @asynccontextmanager
-    async def slot(self):
-        yield
 
     async def send(self, mail, before_message):
         await self.gate()

@@ -7,10 +7,11 @@ from base64 import b64encode
 import pytest
 
 from infra.settings import RelayAddress
-from sender import smtp
+from sender import smtp, transaction
 from sender.conversation import LINE_BYTES_MAX, LINES_MAX
 from sender.replies import Verdict
-from sender.smtp import Mail, Relay
+from sender.smtp import Relay
+from sender.transaction import Mail
 
 MESSAGE = b"Subject: s\r\n\r\n.b\r\n"
 ON_THE_WIRE = b"Subject: s\r\n\r\n..b\r\n.\r\n"
@@ -94,7 +95,7 @@ async def send(relay, before_message=None):
         asked.append(True)
         return True if before_message is None else await before_message()
 
-    async with asyncio.timeout(10), relay.slot():
+    async with asyncio.timeout(10):
         judgement = await relay.send(MAIL, go)
     return judgement, len(asked)
 
@@ -340,6 +341,7 @@ async def test_a_connection_that_is_taken_up_again_and_answers_nothing_is_replac
 )
 async def test_silence_before_the_message_is_tried_again(relay_of, monkeypatch, answers, verdict, asked):
     monkeypatch.setattr(smtp, "COMMAND_S_MAX", 0.1)
+    monkeypatch.setattr(transaction, "COMMAND_S_MAX", 0.1)
 
     async def play(peer):
         await peer.greeted(b"PIPELINING")

@@ -3,16 +3,17 @@
 import asyncio
 
 from infra.settings import RelayAddress
-from sender import smtp
+from sender import transaction
 from sender.compose import Composer
 from sender.replies import Verdict
-from sender.smtp import Mail, Relay
+from sender.smtp import Relay
+from sender.transaction import Mail
 from tests.builders import ACCEPTED_AT, make_notification
 from tests.relevo import address
 
 
 async def test_no_answer_after_the_message_is_in_doubt_and_the_next_one_is_not_in_its_way(mailbox, monkeypatch):
-    monkeypatch.setattr(smtp, "DOT_S_MAX", 0.5)
+    monkeypatch.setattr(transaction, "DOT_S_MAX", 0.5)
     relay = Relay(RelayAddress.parse(mailbox.smtp_url), connections_max=1, ca_file=None)
 
     async def send(to):
@@ -21,7 +22,7 @@ async def test_no_answer_after_the_message_is_in_doubt_and_the_next_one_is_not_i
         async def go_on():
             return True
 
-        async with asyncio.timeout(10), relay.slot():
+        async with asyncio.timeout(10):
             return await relay.send(Mail("relevo@example.org", to, message, smtputf8=False), go_on)
 
     hanging, next_one = address("hangdot"), address()

@@ -8,7 +8,8 @@ import trustme
 from infra.settings import RelayAddress
 from sender.compose import Composer, needs_smtputf8
 from sender.replies import Verdict
-from sender.smtp import Mail, Relay
+from sender.smtp import Relay
+from sender.transaction import Mail
 from tests.builders import ACCEPTED_AT, make_notification
 from tests.relevo import MailboxProcess, address
 
@@ -89,7 +90,7 @@ async def send(relay, recipient, *, go_on=True):
         asked.append(recipient)
         return go_on
 
-    async with asyncio.timeout(20), relay.slot():
+    async with asyncio.timeout(20):
         judgement = await relay.send(mail_to(recipient), before_message)
     return judgement, len(asked)
 
@@ -196,8 +197,7 @@ async def test_lone_line_ends_and_dots_smuggle_nothing(mailbox, relay_to):
     async def go():
         return True
 
-    async with relay.slot():
-        judgement = await relay.send(Mail(SENDER, to, message, smtputf8=False), go)
+    judgement = await relay.send(Mail(SENDER, to, message, smtputf8=False), go)
     assert judgement.verdict is Verdict.ACCEPTED
     [kept] = mailbox.messages(to=to)
     assert mailbox.message(kept["n"])["text"].replace("\r\n", "\n").rstrip("\n") == body.replace("\r\n", "\n")

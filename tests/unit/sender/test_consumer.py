@@ -76,10 +76,6 @@ class ScriptedRelay:
         self.taken = []
         self.reached = set()
 
-    @asynccontextmanager
-    async def slot(self):
-        yield
-
     async def send(self, mail, before_message):
         if mail.recipient in self.refused:
             return TRANSIENT

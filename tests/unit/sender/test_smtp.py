@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sender.conversation import LINE_BYTES_MAX, LINES_MAX, Conversation, ConversationLostError, UnreadableReplyError
-from sender.smtp import _on_the_wire
+from sender.transaction import on_the_wire
 
 
 class Transport(asyncio.Transport):
@@ -50,7 +50,7 @@ PIECES = st.lists(st.sampled_from([b"a", b".", b"\r\n", b"\r", b"\n", b"..", b"\
 
 @given(PIECES.map(b"".join))
 def test_the_only_dot_that_ends_a_message_is_ours(message):
-    wire = _on_the_wire(message)
+    wire = on_the_wire(message)
     assert wire.endswith(b".\r\n")
     assert b"\n" not in wire.replace(b"\r\n", b"")
     assert b"\r" not in wire.replace(b"\r\n", b"")
