@@ -44,9 +44,15 @@ async def until_through(
         TransientError: *give_up* said so; the last one.
         Exception: whatever else *call* raises.
     """
+    # Nearly always the first call is through, and then the apparatus would cost more than what it watches over.
+    try:
+        return await call()
+    except TransientError as error:
+        failed = [error]
 
-    # A coroutine function of our own: tenacity does not await what a lambda returns.
     async def once() -> Answer:
+        if failed:
+            raise failed.pop()
         return await call()
 
     def report(state: tenacity.RetryCallState) -> None:
