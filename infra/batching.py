@@ -1,4 +1,7 @@
-"""Natural batching: whoever is free takes everything that waits. No timer, so a lone item waits for nobody."""
+"""
+Natural batching: whoever is free takes everything that waits. No timer, so a lone item waits for nobody, unless who
+writes would rather have fewer writes than early ones.
+"""
 
 import asyncio
 from collections import deque
@@ -21,15 +24,22 @@ class Batcher(Generic[Item, Answer]):
         write: gets 1 to rows_max items, returns an answer for each, in order. What it raises, every item of that
             batch gets raised, and nothing else.
         writers: writes under way at the same time, at most.
+        linger_s: how long an item may wait for others, before the write of less than a whole batch.
     Order: items are taken in the order of their submission; with one writer they are written in it.
     """
 
     def __init__(
-        self, write: Callable[[list[Item]], Awaitable[Sequence[Answer]]], *, rows_max: int, writers: int
+        self,
+        write: Callable[[list[Item]], Awaitable[Sequence[Answer]]],
+        *,
+        rows_max: int,
+        writers: int,
+        linger_s: float = 0.0,
     ) -> None:
         self._write = write
         self._rows_max = rows_max
         self._writers = writers
+        self._linger_s = linger_s
         self._free = writers
         self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -73,6 +83,8 @@ class Batcher(Generic[Item, Answer]):
     async def _drain(self) -> None:
         try:
             while self._waiting:
+                if self._linger_s and len(self._waiting) < self._rows_max:
+                    await asyncio.sleep(self._linger_s)
                 await self._write_one_batch()
         finally:
             self._free += 1

@@ -24,7 +24,7 @@ from infra.metrics import IN_FLIGHT
 from infra.patience import until_through
 from infra.progress import Worked
 from infra.record_writer import Outgoing
-from infra.telemetry import messaging, span, trace_id_of, traceparent_of
+from infra.telemetry import is_traced, messaging, span, trace_id_of, traceparent_of
 from schemas import results, topics
 from schemas.dead_letters import Origin, dead_letter_headers
 from schemas.errors import FieldError
@@ -39,6 +39,9 @@ from sender.watermark import Watermark
 log = get_logger()
 
 POLL_MS = 250
+
+# With little room left, so long for more of it: records are taken up in few statements rather than one by one.
+ROOM_S = 0.02
 COMMIT_INTERVAL_S = 1.0
 
 # Records of a partition that may be complete above one that is not, before the partition is paused.
@@ -92,11 +95,14 @@ class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # 
         self._background = background
         self._worked = worked
         self._in_flight_max = in_flight_max
+        self._room_min = max(1, min(ENROL_ROWS_MAX, in_flight_max // 4))
+        self._roomy = asyncio.Event()
         self._hash_key = hash_key
         self._watermark = Watermark()
         self._tasks: defaultdict[int, dict[asyncio.Task[None], Delivery | None]] = defaultdict(dict)
         self._in_flight = 0
         self._paused: set[TopicPartition] = set()
+        IN_FLIGHT.set_function(lambda: self._in_flight)
 
     async def run(self, stop: asyncio.Event) -> None:
         """
@@ -129,21 +135,35 @@ class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # 
         self._readiness.green("assignment")
 
     async def _poll(self) -> None:
+        if self._room < self._room_min:
+            await self._wait_for_room()
         self._pause_and_resume()
-        room = max(1, min(ENROL_ROWS_MAX, self._in_flight_max - self._in_flight))
-        fetched = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=room)
+        room = max(1, min(ENROL_ROWS_MAX, self._room))
+        # When full, everything is paused: no reason to wait for records.
+        fetched = await self._consumer.getmany(timeout_ms=POLL_MS if self._room > 0 else 0, max_records=room)
         for tp, records in fetched.items():
             self._worked.begun(tp.partition, records[-1].offset + 1)
             for record in records:
                 self._watermark.begin(tp.partition, record.offset)
             self._in_flight += len(records)
-            IN_FLIGHT.set(self._in_flight)
             # Not awaited: while Postgres is away, polling goes on, and with it our place in the group.
             self._begin(tp.partition, self._take_up(records), None)
 
+    @property
+    def _room(self) -> int:
+        return self._in_flight_max - self._in_flight
+
+    async def _wait_for_room(self) -> None:
+        self._roomy.clear()
+        timer = asyncio.get_running_loop().call_later(ROOM_S, self._roomy.set)
+        try:
+            await self._roomy.wait()
+        finally:
+            timer.cancel()
+
     def _pause_and_resume(self) -> None:
         """Paused partitions are not fetched, but polling goes on: a consumer that does not poll is thrown out."""
-        full = self._in_flight >= self._in_flight_max
+        full = self._room <= 0
         assigned = self._consumer.assignment()
         to_pause = {tp for tp in assigned if full or self._watermark.span(tp.partition) > SPAN_RECORDS_MAX}
         if resumed := (self._paused & assigned) - to_pause:
@@ -188,6 +208,13 @@ class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # 
                 self._begin(record.partition, self._deliver(record, delivery), delivery)
 
     async def _deliver(self, record: ConsumerRecord, delivery: Delivery) -> None:
+        if is_traced(delivery.enrolment.notification.traceparent):
+            await self._deliver_traced(record, delivery)
+        else:
+            await self._deliverer.deliver(delivery)
+        self._complete(record)
+
+    async def _deliver_traced(self, record: ConsumerRecord, delivery: Delivery) -> None:
         notification = delivery.enrolment.notification
         attributes = messaging(
             "process",
@@ -204,7 +231,6 @@ class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # 
                 below = replace(notification, traceparent=traceparent_of(made))
                 delivery.enrolment = replace(delivery.enrolment, notification=below)
             await self._deliverer.deliver(delivery)
-        self._complete(record)
 
     async def _reject(self, record: ConsumerRecord, enrolment: Enrolment) -> None:
         """The id stands for other content: the table in Redis had forgotten it, the ledger has not."""
@@ -248,7 +274,8 @@ class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # 
 
     def _complete(self, record: ConsumerRecord) -> None:
         self._in_flight -= 1
-        IN_FLIGHT.set(self._in_flight)
+        if self._room >= self._room_min:
+            self._roomy.set()
         self._watermark.complete(record.partition, record.offset)
         self._worked.moved(record.partition)
 

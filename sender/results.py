@@ -15,12 +15,16 @@ from schemas import results, topics
 from schemas.errors import TransientError
 from schemas.messages import Result
 from schemas.records import encode_result_record
+from schemas.states import State
 from schemas.topics import Topic
 from sender.ledger import Ledger, Unpublished
 
 log = get_logger()
 
 RESULT_ROWS_MAX = 500
+
+# Nobody waits for a result by the millisecond, and the broker's work is per request, whatever is inside.
+LINGER_S = 0.02
 
 # Older than this, whoever was about to publish it is gone.
 SWEEP_AFTER_S = 5.0
@@ -45,7 +49,9 @@ class ResultPublisher:
         self._writer = writer
         self._ledger = ledger
         background.start("publish_left_behind", self._sweep, every_s=SWEEP_INTERVAL_S)
-        self._batcher: Batcher[Unpublished, None] = Batcher(self._publish_batch, rows_max=RESULT_ROWS_MAX, writers=2)
+        self._batcher: Batcher[Unpublished, None] = Batcher(
+            self._publish_batch, rows_max=RESULT_ROWS_MAX, writers=2, linger_s=LINGER_S
+        )
 
     async def publish(self, change: Unpublished) -> None:
         """
@@ -58,6 +64,7 @@ class ResultPublisher:
 
     async def _publish_batch(self, changes: list[Unpublished]) -> list[None]:
         await self._write(changes, "direct")
+        log.info("results_published", results=len(changes), sent=sum(each.state is State.SENT for each in changes))
         return [None] * len(changes)
 
     async def _write(self, changes: list[Unpublished], path: str) -> None:
