@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from infra.postgres import fetch, open_pool
+from infra.postgres import LOOKUPS, fetch, open_pool
 from ingest.accept import WRITERS, Accepted, Known, Submission
 from ingest.timeline import REASON_COLUMNS, SUMMARY_COLUMNS
 from schemas.addresses import is_simulated
@@ -26,6 +26,8 @@ SWEEP_LEASE_S = 90.0
 _CONNECTIONS_MAX = 4  # for everything but accepting, which has its own
 
 # What is for later waits in the ledger from the beginning, by whichever of the two clocks is behind: never early.
+# IS TRUE keeps the planner from turning IN into a join, which would look at each row for each row: a table of hashes it
+# is then, whatever number of rows the plan was made for.
 _INSERT = f"""
 WITH given AS (
     SELECT *,
@@ -53,18 +55,18 @@ WITH given AS (
          publish_after, scheduled_for, expires_at, producer, test, state, next_attempt_at)
     SELECT id, fingerprint, 'http', client, channel, recipient_hash, metadata::json, traceparent, on_doubt, $14, $15,
         scheduled_for, expires_at, producer, test, state, due_at
-    FROM given WHERE id <> decided_by AND decided_by IN (SELECT id FROM firsts)
+    FROM given WHERE id <> decided_by AND (decided_by IN (SELECT id FROM firsts)) IS TRUE
     ON CONFLICT (id) DO NOTHING RETURNING id
 ), fresh AS (
     SELECT id FROM firsts UNION ALL SELECT id FROM others
 ), content AS (
     INSERT INTO contents (notification_id, recipient, subject, body, html, reply_to, accepted_at)
-    SELECT id, recipient, subject, body, html, reply_to, $14 FROM given WHERE id IN (SELECT id FROM fresh)
+    SELECT id, recipient, subject, body, html, reply_to, $14 FROM given WHERE (id IN (SELECT id FROM fresh)) IS TRUE
 ), contact AS (
     INSERT INTO contact_messages (id, name, email, message, received_at)
     SELECT id, name, email, message, $14
     FROM unnest($16::uuid[], $17::text[], $18::text[], $19::text[]) AS form (id, name, email, message)
-    WHERE id IN (SELECT id FROM firsts)
+    WHERE (id IN (SELECT id FROM firsts)) IS TRUE
 )
 SELECT id FROM fresh
 """
@@ -88,21 +90,23 @@ _RELEASE = "UPDATE notifications SET publish_after = now() + $2 WHERE id = ANY($
 # SKIP LOCKED: whoever waits for nobody's row lock can be in no deadlock. The sender claims the same rows in the
 # same milliseconds, in an order of its own.
 _MARK = """
-WITH given AS (
-    SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::int[], $4::bigint[], $5::smallint[])
+WITH mine AS MATERIALIZED (
+    SELECT given.*
+    FROM unnest($1::uuid[], $2::timestamptz[], $3::int[], $4::bigint[], $5::smallint[])
         AS given (id, published_at, source_partition, source_offset, source_index)
-), mine AS MATERIALIZED (
-    SELECT id FROM notifications WHERE id = ANY($1::uuid[]) FOR NO KEY UPDATE SKIP LOCKED
+    JOIN notifications USING (id)
+    FOR NO KEY UPDATE OF notifications SKIP LOCKED
 ), marked AS (
-    UPDATE notifications SET
-        published_at = given.published_at,
+    UPDATE notifications AS n SET
+        published_at = mine.published_at,
         -- It is nobody's lease any more. Left behind, it would keep a scheduled one from being put back in time.
         publish_after = NULL,
-        source_partition = given.source_partition,
-        source_offset = given.source_offset,
-        source_index = given.source_index
-    FROM given JOIN mine USING (id)
-    WHERE notifications.id = given.id AND notifications.published_at IS NULL
+        source_partition = mine.source_partition,
+        source_offset = mine.source_offset,
+        source_index = mine.source_index
+    FROM mine
+    -- Not `published_at IS NULL`: for that the planner would rather read all of the outbox, however long it is.
+    WHERE n.id = mine.id AND (n.published_at IS NULL) IS TRUE
 )
 SELECT id FROM mine
 """
@@ -168,10 +172,14 @@ class Store:
             TransientError: the server cannot be reached, or has no tables yet.
         """
         if self._others is None:
-            self._others = await open_pool(self._dsn, name=self._name, connections_max=_CONNECTIONS_MAX)
+            self._others = await open_pool(
+                self._dsn, name=self._name, connections_max=_CONNECTIONS_MAX, settings=LOOKUPS
+            )
         if not (await self._fetch(self._others, _HAS_TABLES))[0]["has_tables"]:
             raise TransientError("Postgres has no tables yet: run `relevo db upgrade`")
-        self._accepting = await open_pool(self._dsn, name=f"{self._name}-accept", connections_max=WRITERS)
+        self._accepting = await open_pool(
+            self._dsn, name=f"{self._name}-accept", connections_max=WRITERS, settings=LOOKUPS
+        )
 
     async def close(self) -> None:
         """Disconnect; what runs is broken off."""

@@ -10,7 +10,7 @@ from infra.kafka import require_topics, start_consumer
 from infra.lifecycle import instance_name, run_service
 from infra.patience import until_through
 from infra.positions import Positions
-from infra.postgres import open_pool
+from infra.postgres import LOOKUPS, open_pool
 from infra.progress import ProgressWatch, Worked
 from infra.record_writer import RecordWriter
 from infra.settings import RelayAddress, Settings
@@ -41,7 +41,7 @@ async def serve(settings: Settings, readiness: Readiness, stop: asyncio.Event) -
     await until_through("kafka", writer.open, give_up=stop.is_set)
     pool = await until_through(
         "postgres",
-        lambda: open_pool(settings.postgres_dsn, name=name, connections_max=POSTGRES_CONNECTIONS_MAX),
+        lambda: open_pool(settings.postgres_dsn, name=name, connections_max=POSTGRES_CONNECTIONS_MAX, settings=LOOKUPS),
         give_up=stop.is_set,
     )
 

@@ -112,8 +112,12 @@ class Unpublished:
 _STANDING_COLUMNS = """id, state, attempt, fingerprint, accepted_at, worker, doubts,
     coalesce(next_attempt_at > now(), false) AS parked, coalesce(expires_at <= now(), false) AS expired"""
 
+# Most are known: the HTTP door wrote them. IS NOT TRUE keeps the planner from making a join of it, which would look at
+# each row for each row; it is a table of hashes, whatever number of rows the plan was made for.
 _ENROL = f"""
-WITH given AS (
+WITH known AS MATERIALIZED (
+    SELECT {_STANDING_COLUMNS} FROM notifications WHERE id = ANY ($1::uuid[])
+), given AS (
     SELECT * FROM unnest(
         $1::uuid[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::json[], $7::text[], $8::int[], $9::bigint[],
         $10::smallint[], $11::timestamptz[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
@@ -130,19 +134,18 @@ WITH given AS (
         producer, replay_of, test,
         CASE WHEN scheduled_for > now() THEN '{State.SCHEDULED}' ELSE '{State.QUEUED}' END,
         CASE WHEN scheduled_for > now() THEN scheduled_for END
-    FROM given
+    FROM given WHERE (id IN (SELECT id FROM known)) IS NOT TRUE
     ON CONFLICT (id) DO NOTHING
     RETURNING {_STANDING_COLUMNS}
 ), content AS (
     INSERT INTO contents (notification_id, recipient, subject, body, html, reply_to, accepted_at)
-    SELECT given.id, recipient, subject, body, html, reply_to, given.accepted_at
-    FROM given JOIN new ON new.id = given.id AND new.fingerprint = given.fingerprint
+    SELECT id, recipient, subject, body, html, reply_to, accepted_at
+    FROM given WHERE ((id, fingerprint) IN (SELECT id, fingerprint FROM new)) IS TRUE
     ON CONFLICT (notification_id) DO NOTHING
 )
 SELECT * FROM new
 UNION ALL
-SELECT {_STANDING_COLUMNS}
-FROM notifications WHERE id = ANY ($1::uuid[])
+SELECT * FROM known
 """
 
 _STANDING = f"SELECT {_STANDING_COLUMNS} FROM notifications WHERE id = $1"
@@ -190,12 +193,11 @@ WITH given AS (
         -- Unless it was put off meanwhile: what the relay said does not bring it forward again.
         OR NOT given.claimed AND n.attempt = given.attempt - 1 AND n.state IN ({UNCLAIMED})
             AND (n.next_attempt_at IS NULL OR n.next_attempt_at <= now()))
-    RETURNING n.id, n.seq
+    RETURNING n.id, n.seq, n.state, n.attempt, reason_class, reason_code, smtp, attempt_ms, occurred_at
 )
 INSERT INTO events (notification_id, seq, status, attempt, worker, reason_class, reason_code, smtp, attempt_ms,
     occurred_at)
-SELECT moved.id, moved.seq, given.state, given.attempt, $11, reason_class, reason_code, smtp, attempt_ms, occurred_at
-FROM moved JOIN given ON given.id = moved.id
+SELECT id, seq, state, attempt, $11, reason_class, reason_code, smtp, attempt_ms, occurred_at FROM moved
 RETURNING notification_id, seq
 """
 
@@ -204,7 +206,9 @@ _RECORDED = "SELECT seq FROM events WHERE notification_id = $1 AND attempt = $2 
 _MARK_PUBLISHED = """
 UPDATE events SET published_at = now()
 FROM unnest($1::uuid[], $2::smallint[]) AS given (id, seq)
-WHERE events.notification_id = given.id AND events.seq = given.seq AND published_at IS NULL
+WHERE events.notification_id = given.id AND events.seq = given.seq
+  -- Not `published_at IS NULL`: for that the planner would rather read all that is unpublished, however much that is.
+  AND (published_at IS NULL) IS TRUE
 """
 
 # What `change_of_row` reads: of events as e, and of notifications as n.
