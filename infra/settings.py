@@ -163,6 +163,12 @@ class Settings(BaseModel):
         None, description="file with the certificate authorities to trust for the relay; empty: the system's"
     )
     smtp_connections_max: int = Field(20, ge=1, le=500, description="connections to the relay that one sender keeps")
+    smtp_rate_per_s: float = Field(
+        0.0,
+        le=100_000,
+        description="mails that all senders together offer the relay in any second, evenly spaced; at least 1; 0: no "
+        "limit. Each sender takes an equal share; one that joins others waits for RELEVO_LEASE_S first",
+    )
     retry_ladder_s: tuple[float, ...] = Field(
         (60.0, 300.0, 900.0, 3600.0, 14400.0),
         description="seconds of the waits after the burst, the last one repeated; `none`: the burst is all",
@@ -309,6 +315,14 @@ class Settings(BaseModel):
             if network.is_global or network.is_link_local or network.is_multicast:
                 raise ValueError("each must be private: what is public is reached anyway, what is link-local never")
         return texts
+
+    @field_validator("smtp_rate_per_s")
+    @classmethod
+    def _rate(cls, rate_per_s: float) -> float:
+        # Slower than that, a sender at work could not be told from one that is stuck.
+        if rate_per_s != 0 and rate_per_s < 1:
+            raise ValueError("must be 0 for no limit, or at least 1")
+        return rate_per_s
 
     @field_validator("smtp_url")
     @classmethod

@@ -25,6 +25,7 @@ from sender.lease import Lease
 from sender.ledger import Ledger
 from sender.parking import Parking
 from sender.putting_back import DueAttempts, Reconciler
+from sender.relay_rate import RelayRate
 from sender.results import ResultPublisher
 from sender.smtp import Relay
 
@@ -50,11 +51,8 @@ async def serve(settings: Settings, readiness: Readiness, stop: asyncio.Event) -
     lease = Lease(ledger, readiness, background, lease_s=settings.lease_s)
     await until_through("postgres", lease.start, give_up=stop.is_set)
     composer = Composer(settings.sender_address, settings.mail_from_name)
-    relay = Relay(
-        RelayAddress.parse(settings.smtp_url),
-        connections_max=settings.smtp_connections_max,
-        ca_file=str(settings.smtp_ca_file) if settings.smtp_ca_file else None,
-    )
+    # After the lease is held: the rate is shared among those who have one.
+    relay = _relay(settings, ledger, background)
     channel = Channel(lambda: relay.probe(composer.address), readiness)
     publisher = ResultPublisher(writer, ledger, background)
     deliverer = Deliverer(
@@ -100,6 +98,19 @@ async def serve(settings: Settings, readiness: Readiness, stop: asyncio.Event) -
     await lease.end()
     await writer.close()
     await pool.close()
+
+
+def _relay(settings: Settings, ledger: Ledger, background: Background) -> Relay:
+    rate: RelayRate | None = None
+    if settings.smtp_rate_per_s:
+        rate = RelayRate(ledger.count_leases, rate_per_s=settings.smtp_rate_per_s, lease_s=settings.lease_s)
+        rate.start(background)
+    return Relay(
+        RelayAddress.parse(settings.smtp_url),
+        connections_max=settings.smtp_connections_max,
+        ca_file=str(settings.smtp_ca_file) if settings.smtp_ca_file else None,
+        rate=rate,
+    )
 
 
 def _progress(positions: Positions, readiness: Readiness, kafka: AIOKafkaConsumer, worked: Worked) -> ProgressWatch:

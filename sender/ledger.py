@@ -230,6 +230,8 @@ VALUES ($1, $2, now(), now() + make_interval(secs => $3))
 ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until
 """
 
+_COUNT_LEASES = "SELECT count(*) FROM workers WHERE lease_until > now()"
+
 _END_LEASE = "UPDATE workers SET lease_until = now() WHERE id = $1"
 
 # A claim whose worker is gone: the mail may have been handed over, and the answer was seen by nobody who could say so.
@@ -374,6 +376,10 @@ class Ledger:
     async def renew_lease(self, lease_s: float) -> None:
         """Say that this worker lives, for *lease_s* seconds from now by the clock of the database."""
         await self._fetch(_RENEW_LEASE, self._worker, self._worker_name, lease_s)
+
+    async def count_leases(self) -> int:
+        """Return how many senders hold a lease now, by the clock of the database."""
+        return int((await self._fetch(_COUNT_LEASES))[0][0])
 
     async def end_lease(self) -> None:
         """Say that this worker is done. Only when none of its claims is open."""

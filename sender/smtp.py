@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from infra.settings import RelayAddress, SmtpMode
 from sender.conversation import Conversation, open_conversation
@@ -76,6 +77,12 @@ class _Offer:
         return self.turn is not None and self.turn.done()
 
 
+class RatePort(Protocol):
+    """What is needed of the cap on mails per second; see sender.relay_rate.RelayRate."""
+
+    async def turn(self) -> None: ...
+
+
 class Relay:
     """
     The relay. Its failures come back as judgements, never as exceptions.
@@ -83,10 +90,14 @@ class Relay:
     Args:
         connections_max: open at the same time; transactions beyond it stand in line.
         ca_file: certificate authorities to trust; None: the system's.
+        rate: hands out turns to offer a mail; None: as many as the connections can take. A probe needs none.
     """
 
-    def __init__(self, address: RelayAddress, *, connections_max: int, ca_file: str | None) -> None:
+    def __init__(
+        self, address: RelayAddress, *, connections_max: int, ca_file: str | None, rate: RatePort | None = None
+    ) -> None:
         self.address = address
+        self._rate = rate
         self._free = [_Place() for _ in range(connections_max)]
         self._line: deque[_Offer] = deque()
         self._tls = ssl.create_default_context(cafile=ca_file)
@@ -107,6 +118,10 @@ class Relay:
         offer = _Offer(mail)
         try:
             place = await self._turn(offer)
+            if self._rate is not None:
+                # With the connection in hand: turns that pile up in front of connections which hang would come out
+                # all at once.
+                await self._rate.turn()
             mail.begun_at = time.monotonic()
             try:
                 return await self._transact(offer, place, mail, before_message)
@@ -186,7 +201,8 @@ class Relay:
         """Return the envelope of the next in line, which goes out behind the message of *offer*; empty: none does."""
         while self._line and self._line[0].gone:
             self._line.popleft()
-        if not self._line or not is_pipelined(conversation):
+        # Where the rate is capped, an envelope goes out when it has its turn, and not before.
+        if not self._line or self._rate is not None or not is_pipelined(conversation):
             return b""
         mail = self._line[0].mail
         if mail is None or not _can_take(conversation, mail):
