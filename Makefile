@@ -41,9 +41,9 @@ chaos: env ## kill and freeze everything under load, then count; ROUNDS=120 for 
 	@$(BIN)/python -m tests.chaos $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(BROKERS),--brokers $(BROKERS)) $(if $(REPORT),--report $(REPORT))
 
-bench: env ## measure against Django, Celery and BullMQ in turns; QUICK=1, ROUNDS=n, PARTS="P1 P3", GROWTH=1, NOISY=1
+bench: env ## measure against Django, Celery and BullMQ in turns; QUICK=1, ROUNDS=n, PARTS="P1 P3", NOISY=1; GROWTH=1, SCALE=1, DISTANT=1
 	@$(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PARTS),--parts "$(PARTS)") \
-	  $(if $(GROWTH),--growth) $(if $(NOISY),--noisy) $(if $(REPORT),--report $(REPORT))
+	  $(if $(GROWTH),--growth $(if $(MARKS),--marks "$(MARKS)")) $(if $(SCALE),--scale) $(if $(DISTANT),--distant) $(if $(NOISY),--noisy) $(if $(REPORT),--report $(REPORT))
 
 check: env ## lint, format, types, import contracts, house rules
 	@$(BIN)/ruff check .

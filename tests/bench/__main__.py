@@ -1,7 +1,8 @@
 """
 Measure relevo against what teams run today, in turns on the same ground, and print one table of ratios.
 
-    make bench [QUICK=1] [ROUNDS=5] [PARTS="P1 P3"] [NOISY=1] [GROWTH=1] [REPORT=file.json]
+    make bench [QUICK=1] [ROUNDS=5] [PARTS="P1 P3"] [NOISY=1] [REPORT=file.json]
+    make bench GROWTH=1 [MARKS="10000 1000000"] | SCALE=1 | DISTANT=1    relevo alone: see growth, scale, distant
 """
 
 import argparse
@@ -13,16 +14,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from tests.bench import distant, growth, scale
 from tests.bench.bootstrap import ensure_environment
 from tests.bench.ground import Ground
-from tests.bench.growth import measure
 from tests.bench.machine import Calm, header
 from tests.bench.parts import FULL, PEER_PACE_MAX, QUICK, Parts, Sizes, Turn
-from tests.bench.report import Figures, table
+from tests.bench.report import TUNED, Figures, table
 from tests.bench.sides import BENCH_BIN, BullmqSide, PeerSide, RelevoSide
 from tests.chaos.fleet import interruptible
 
@@ -35,7 +39,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=0, help="default 5, with --quick 1")
     parser.add_argument("--parts", default="", help="of P1 P2 P3 P4 P5 P6; default all")
     parser.add_argument("--noisy", action="store_true", help="keep rounds that met a noisy machine, and say so")
-    parser.add_argument("--growth", action="store_true", help="only growth: 10,000 stored ids against 1,000,000")
+    alone = parser.add_mutually_exclusive_group()
+    alone.add_argument("--growth", action="store_true", help="only growth: 10,000 stored ids against 1,000,000")
+    alone.add_argument("--scale", action="store_true", help="only scale-out: more senders, pipelines, partitions")
+    alone.add_argument("--distant", action="store_true", help="only a relay with 20 ms of round trip, and its caps")
     parser.add_argument("--marks", default="10000 1000000", help="stored ids that growth compares")
     parser.add_argument("--report", type=Path, default=Path("bench-report.json"), help="where the raw figures go")
     return parser.parse_args()
@@ -172,20 +179,22 @@ def main() -> int:
     about["data"] = "in memory" if home.is_relative_to("/dev/shm") else "on disk"
     bench = Bench(home, sizes, noisy=given.noisy)
     begun = time.monotonic()
+    machine_before = psutil.cpu_times()
     rest: dict[str, dict[str, Any]] = {}
-    grown: dict[str, Any] = {}
+    alone: dict[str, Any] = {}
+    alone_of = _alone(given, sizes)
     try:
-        bench.up(set() if given.growth else {"celery-tuned", "bullmq"} | (set() if given.quick else {"celery-default"}))
+        bench.up(set() if alone_of else {TUNED, "bullmq"} | (set() if given.quick else {"celery-default"}))
         bench.warm_up()
-        if given.growth:
-            marks = tuple(int(mark) for mark in given.marks.split())
-            grown = measure(bench.parts, bench.sides[0], marks, 20_000, rounds=3)
+        if alone_of is not None:
+            alone = alone_of(bench)
         else:
             rest = bench.run(wanted, given.rounds or (1 if given.quick else 5))
     finally:
         bench.down()
         if not os.environ.get("BENCH_KEEP"):
             shutil.rmtree(home, ignore_errors=True)
+    about["steal"] = _steal(machine_before)
     about |= {"load_after": os.getloadavg()[0], "minutes": round((time.monotonic() - begun) / 60, 1)}
     raw = {
         "header": about,
@@ -210,33 +219,52 @@ def main() -> int:
             for part, rounds in bench.figures.turns.items()
         },
         "rest": rest,
-        "growth": grown,
+        "alone": alone,
         "thrown_away": bench.figures.thrown_away,
     }
     given.report.write_text(json.dumps(raw, indent=1), encoding="utf-8")
-    show(raw, bench, rest, grown)
+    show(raw, bench, rest)
     return 0
 
 
-def show(raw: dict[str, Any], bench: Bench, rest: dict[str, Any], grown: dict[str, Any]) -> None:
+def _alone(given: argparse.Namespace, sizes: Sizes) -> Callable[[Bench], dict[str, Any]] | None:
+    """Return what is measured of relevo alone, if that was asked for; each gives its raw figures and its lines."""
+
+    def of_growth(bench: Bench) -> dict[str, Any]:
+        marks = tuple(int(mark) for mark in given.marks.split())
+        found = growth.measure(bench.parts, bench.sides[0], marks, 20_000, rounds=3)
+        return {"growth": found, "lines": growth.lines(found)}
+
+    def of_scale(bench: Bench) -> dict[str, Any]:
+        found = scale.measure(bench.parts, bench.sides[0], sizes.drain["relevo"])
+        return {"scale": found, "lines": scale.lines(found)}
+
+    def of_distance(bench: Bench) -> dict[str, Any]:
+        found = distant.measure(bench.parts, bench.sides[0])
+        return {"distant": found, "lines": distant.lines(found)}
+
+    if given.growth:
+        return of_growth
+    if given.scale:
+        return of_scale
+    return of_distance if given.distant else None
+
+
+def _steal(before: Any) -> float:
+    """Return the share of all cores' time since *before* that the host kept for others."""
+    after = psutil.cpu_times()
+    return float((after.steal - before.steal) / max(1e-9, sum(after) - sum(before)))
+
+
+def show(raw: dict[str, Any], bench: Bench, rest: dict[str, Any]) -> None:
     about = raw["header"]
     named = ", ".join(f"{name} {each}" for name, each in about["versions"].items())
     machine = f"{about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB, Python {about['python']}"
     print(f"{machine}, data {about['data']}")
     print(named)
-    load = f"load {about['load_before']:.1f} to {about['load_after']:.1f}"
+    load = f"load {about['load_before']:.1f} to {about['load_after']:.1f}, steal {about['steal']:.1%}"
     print(f"{load}; {about['minutes']} min; {len(raw['thrown_away'])} turns thrown away\n")
-    if not grown:
-        print("\n".join(table(bench.figures, bench.parts.sizes.paces, rest)))
-        return
-    for mark, found in grown["marks"].items():
-        middle = found["cpu_us"][len(found["cpu_us"]) // 2]
-        indexes = sum(found["indexes"].values()) / 2**20
-        redis = found["redis_bytes_per_id"]
-        print(
-            f"{int(mark):>9,} ids: {middle:,.0f} us CPU each, {redis:.0f} bytes of Redis, {indexes:,.1f} MiB of indexes"
-        )
-    print(f"CPU per notification, last against first: {grown['ratio']:.3g}")
+    print("\n".join(raw["alone"].get("lines") or table(bench.figures, bench.parts.sizes.paces, rest)))
 
 
 if __name__ == "__main__":

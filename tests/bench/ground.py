@@ -14,29 +14,52 @@ from tests.bench.loader import Order
 from tests.processes import ROOT
 
 
-class Sink:
-    """The lean SMTP sink in a process of its own."""
+class Controlled:
+    """A process of the measurement with a control port, which takes and gives one JSON object a line."""
 
-    def __init__(self, home: Path) -> None:
-        self.smtp_port, self.control_port = free_port(), free_port()
-        argv = [sys.executable, "-m", "tests.bench.sink", str(self.smtp_port), str(self.control_port)]
-        with (home / "sink.log").open("ab") as log:
+    def __init__(self, home: Path, module: str, *arguments: str, control_port: int) -> None:
+        self.control_port = control_port
+        argv = [sys.executable, "-m", f"tests.bench.{module}", *arguments]
+        with (home / f"{module}.log").open("ab") as log:
             self.process = subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + 15
         while True:
             try:
-                self._connection = socket.create_connection(("127.0.0.1", self.control_port), 5)
+                self._connection = socket.create_connection(("127.0.0.1", control_port), 5)
                 break
             except OSError:
-                assert time.monotonic() < deadline, "the sink does not come up"
+                assert time.monotonic() < deadline, f"{module} does not come up"
                 time.sleep(0.05)
         self._connection.settimeout(120)
         self._answers = self._connection.makefile("r")
 
-    def ask(self, do: str, **more: str) -> dict[str, int]:
+    def ask(self, do: str, **more: object) -> dict[str, int]:
         self._connection.sendall(json.dumps({"do": do, **more}).encode() + b"\n")
         answer: dict[str, int] = json.loads(self._answers.readline())
         return answer
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._answers.close()
+        self._connection.close()
+
+
+class Distance(Controlled):
+    """The delaying proxy in front of the port *target_port*."""
+
+    def __init__(self, home: Path, target_port: int, *, round_trip_ms: float, port: int = 0) -> None:
+        self.port, control_port = port or free_port(), free_port()
+        arguments = (str(self.port), str(target_port), str(control_port), str(round_trip_ms / 2))
+        super().__init__(home, "distance", *arguments, control_port=control_port)
+
+
+class Sink(Controlled):
+    """The lean SMTP sink in a process of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.smtp_port, control_port = free_port(), free_port()
+        super().__init__(home, "sink", str(self.smtp_port), str(control_port), control_port=control_port)
 
     @property
     def count(self) -> int:
@@ -57,10 +80,6 @@ class Sink:
         """Return the id of each mail since the last reset, and when it came, in nanoseconds of the epoch."""
         self.ask("dump", path=str(path))
         return read_ids(path)
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 def read_ids(path: Path) -> list[tuple[str, int]]:

@@ -7,6 +7,8 @@ from redis import Redis
 from tests.bench.parts import BATCH, Parts
 from tests.bench.sides import RelevoSide, query
 
+RATIO_MAX = 1.25
+
 _INDEXES = """
 SELECT indexrelname AS index, pg_relation_size(indexrelid) AS bytes FROM pg_stat_user_indexes
 WHERE relname IN ('notifications', 'contents', 'events') ORDER BY 1
@@ -35,8 +37,7 @@ def measure(parts: Parts, side: RelevoSide, marks: tuple[int, ...], sample: int,
             parts.ground.sink.wait_for(mark - stored, 3_000)
             side.settle(600)
         query(side.ground.servers.postgres_dsn, "VACUUM ANALYZE")
-        parts.sizes.drain["relevo"] = sample
-        turns = [parts.drain(side) for _ in range(rounds)]
+        turns = [parts.drain(side, sample) for _ in range(rounds)]
         keys = client.dbsize()
         found["marks"][str(mark)] = {
             "cpu_us": sorted(turn.cpu_us or 0.0 for turn in turns),
@@ -49,3 +50,17 @@ def measure(parts: Parts, side: RelevoSide, marks: tuple[int, ...], sample: int,
     found["ratio"] = last[len(last) // 2] / first[len(first) // 2]
     client.close()
     return found
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """Return the figures for people."""
+    made = []
+    for mark, each in found["marks"].items():
+        middle = each["cpu_us"][len(each["cpu_us"]) // 2]
+        said = "  NOT COUNTED: " + "; ".join(each["problems"]) if each["problems"] else ""
+        made.append(
+            f"{int(mark):>9,} ids: {middle:,.0f} us CPU each, {each['redis_bytes_per_id']:.0f} bytes of Redis for each "
+            f"in the window, {sum(each['indexes'].values()) / 2**20:,.1f} MiB of indexes{said}"
+        )
+        made.append("    " + ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in each["indexes"].items()))
+    return [*made, f"CPU per notification, last against first: {found['ratio']:.3g} (target <= {RATIO_MAX})"]

@@ -101,9 +101,9 @@ class Parts:
         self._check(side, turn, ids, said)
         return turn
 
-    def drain(self, side: Any) -> Turn:
+    def drain(self, side: Any, count: int = 0) -> Turn:
         """P3. Its rate does not depend on its length, so each side gets one that it ends in reasonable time."""
-        count = self.sizes.drain[side.name]
+        count = count or self.sizes.drain[side.name]
         side.workers_down()
         self.ground.sink.ask("reset")
         if side.name == "bullmq":

@@ -109,14 +109,18 @@ class RelevoSide:
         }
 
     def services(self) -> dict[str, Iterable[int]]:
-        return {
-            name: tuple(each.pid for each in processes if each.alive)
-            for name, processes in (
-                ("ingest", [self.relevo.ingest]),
-                ("pipeline", self.pipelines),
-                ("sender", self.senders),
-            )
-        }
+        named = [("ingest", self.relevo.ingest)]
+        for name, processes in (("pipeline", self.pipelines), ("sender", self.senders)):
+            several = len(processes) > 1
+            named += [(f"{name}-{at}" if several else name, each) for at, each in enumerate(processes, 1)]
+        return {name: (each.pid,) for name, each in named if each.alive}
+
+    def staff(self, *, senders: int, pipelines: int, **settings: str) -> None:
+        """Have so many of each, with *settings* for the senders. They are started with the next `workers_up`."""
+        self.workers_down()
+        # The names stay, and with them their places in the group, which nobody has to wait for.
+        self.senders = [self.relevo.service("sender", _numbered("sender", at), **settings) for at in range(senders)]
+        self.pipelines = [self.relevo.service("pipeline", _numbered("pipeline", at)) for at in range(pipelines)]
 
     def settle(self, within_s: float = 60.0) -> None:
         """Wait until nothing is left to do."""
@@ -263,6 +267,10 @@ class BullmqSide:
     def parts(self) -> dict[str, Iterable[int]]:
         running = {} if self.worker is None else {"worker": (self.worker.pid,)}
         return running | {"redis": (self.ground.redis,)}
+
+
+def _numbered(name: str, at: int) -> str:
+    return f"{name}-{at + 1}" if at else name
 
 
 def _answers(url: str) -> bool:

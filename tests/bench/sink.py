@@ -3,7 +3,8 @@ A lean SMTP sink for measuring: takes every mail at once, notes its id and when,
 
     python -m tests.bench.sink SMTP_PORT CONTROL_PORT
 
-The control port takes one JSON object a line: {"do": "reset" | "count" | "dump", "path": ...}.
+The control port takes one JSON object a line: {"do": "reset" | "count" | "dump", "path": ...}, or {"do": "offer",
+"pipelining": false} for the connections that are opened from then on.
 """
 
 import asyncio
@@ -18,7 +19,8 @@ import uvloop
 _ID = re.compile(rb"\nSubject:[^\r]*?([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})")
 _END = b"\r\n.\r\n"
 _GREETING = b"220 sink\r\n"
-_EHLO = b"250-sink\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n"
+_EHLO = b"250-sink\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n"
+_EHLO_PIPELINING = b"250-sink\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n"
 
 
 class Mails:
@@ -26,6 +28,7 @@ class Mails:
 
     def __init__(self) -> None:
         self.taken: list[tuple[bytes, int]] = []
+        self.pipelining = True
 
     def take(self, message: bytes) -> None:
         found = _ID.search(message)
@@ -71,7 +74,7 @@ class Conversation(asyncio.Protocol):
             self._message_from = 0
             replies.append(b"354 go on\r\n")
         elif word == b"EHLO":
-            replies.append(_EHLO)
+            replies.append(_EHLO_PIPELINING if self._mails.pipelining else _EHLO)
         elif word == b"QUIT":
             replies.append(b"221 bye\r\n")
         else:
@@ -85,6 +88,8 @@ async def control(mails: Mails, reader: asyncio.StreamReader, writer: asyncio.St
         taken = mails.taken
         if asked["do"] == "reset":
             mails.taken = taken = []
+        elif asked["do"] == "offer":
+            mails.pipelining = asked["pipelining"]
         elif asked["do"] == "dump":
             text = "\n".join(f"{each.decode()} {at}" for each, at in taken)
             await asyncio.to_thread(Path(asked["path"]).write_text, text)
