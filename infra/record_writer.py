@@ -1,6 +1,7 @@
 """Writing records: each call returns when the broker has acknowledged all of them, in few requests."""
 
 import asyncio
+import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ from infra.kafka import TRANSIENT, open_producer
 from schemas.errors import TransientError
 from schemas.records import Header
 from schemas.topics import Topic
+
+# A backlog comes in batches of thousands, and one that went to one partition whole would be one reader's work alone.
+# So many records pay for a request of their own a hundred times over.
+TOGETHER_RECORDS_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +89,12 @@ class RecordWriter:
 
     async def write(self, topic: Topic, records: Sequence[Outgoing]) -> None:
         """
-        Write *records* to one partition, the next one in turn: one request instead of one for each partition.
+        Write *records* to the next partition in turn: one request instead of one for each partition.
 
-        For topics whose readers do not need equal keys to share a partition.
+        More than TOGETHER_RECORDS_MAX are split evenly among as few partitions as that takes. For topics whose readers
+        do not need equal keys to share a partition.
         Delivery: at least once; a call that failed may have written any of them, and is repeated as a whole.
-        Order: that of *records*.
+        Order: that of *records* within each partition.
         Raises:
             TransientError: not all were acknowledged.
         """
@@ -96,9 +102,13 @@ class RecordWriter:
             return
 
         def in_turn(partitions: int) -> Mapping[int, Sequence[Outgoing]]:
-            partition = self._next_partition.get(topic.name, 0) % partitions
-            self._next_partition[topic.name] = partition + 1
-            return {partition: records}
+            # From anywhere: several that start together, or again and again, must not all begin at the first one.
+            first = self._next_partition.get(topic.name, random.randrange(partitions))
+            shares = min(partitions, -(-len(records) // TOGETHER_RECORDS_MAX))
+            self._next_partition[topic.name] = (first + shares) % partitions
+            share = -(-len(records) // shares)
+            starts = range(0, len(records), share)
+            return {(first + at) % partitions: records[start : start + share] for at, start in enumerate(starts)}
 
         await self._write(topic, in_turn)
 

@@ -17,7 +17,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from infra.record_writer import Outgoing, RecordWriter
+from infra.record_writer import TOGETHER_RECORDS_MAX, Outgoing, RecordWriter
 from infra.stack.ports import free_port
 from schemas.dead_letters import Origin, dead_letter_headers
 from schemas.errors import TransientError
@@ -65,9 +65,22 @@ async def test_one_write_goes_to_one_partition_in_order_and_the_next_to_the_next
     found = {}
     for record in read(servers, topic):
         found.setdefault(record.partition(), []).append(record.value().decode())
-    for partition in range(6):
-        turns = [turn for turn in range(8) if turn % 6 == partition]
-        assert found[partition] == [f"{turn}-{number}" for turn in turns for number in range(50)]
+    first = next(partition for partition, values in found.items() if values[0] == "0-0")
+    for at in range(6):
+        turns = [turn for turn in range(8) if turn % 6 == at]
+        assert found[(first + at) % 6] == [f"{turn}-{number}" for turn in turns for number in range(50)]
+
+
+async def test_a_large_batch_is_spread_over_as_few_partitions_as_it_takes(servers, topic, writer):
+    values = [str(number).encode() for number in range(2 * TOGETHER_RECORDS_MAX + 1)]
+    await writer.write(topic, [Outgoing(None, value) for value in values])
+    await writer.write(topic, [Outgoing(None, b"next")])
+    found = {}
+    for record in read(servers, topic):
+        found.setdefault(record.partition(), []).append(record.value())
+    assert sorted(len(each) for each in found.values()) == [1, 333, 334, 334]
+    first = next(partition for partition, values in found.items() if values[0] == b"0")
+    assert [value for at in range(4) for value in found[(first + at) % 6]] == [*values, b"next"]
 
 
 async def test_a_key_lies_where_every_other_client_would_put_it(servers, topic, writer):
