@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from infra.settings import RelayAddress
 from schemas.errors import TransientError
 from sender.relay_rate import CATCH_UP_S, RelayRate
+from sender.smtp import Relay
 
 LEASE_S = 15.0
 
@@ -159,3 +161,35 @@ async def test_who_is_cancelled_in_line_uses_nothing_up():
     await asyncio.gather(*waiting, return_exceptions=True)
     # Two hundred turns would be ten seconds.
     await asyncio.wait_for(rate.turn(), 2)
+
+
+class Turns:
+    def __init__(self):
+        self.taken = 0
+
+    async def turn(self):
+        self.taken += 1
+
+
+async def test_a_turn_is_taken_with_a_connection_in_hand_and_not_in_line_for_one():
+    turns = Turns()
+    relay = Relay(RelayAddress.parse("smtp://127.0.0.1:1"), connections_max=1, ca_file=None, rate=turns)
+    async with relay.slot():
+        waiting = asyncio.create_task(relay.slot().__aenter__())
+        await asyncio.sleep(0.01)
+        assert (turns.taken, waiting.done()) == (1, False)
+    await waiting
+    assert turns.taken == 2
+
+
+async def test_who_is_cancelled_waiting_for_a_turn_gives_the_connection_back():
+    relay = Relay(
+        RelayAddress.parse("smtp://127.0.0.1:1"),
+        connections_max=1,
+        ca_file=None,
+        rate=RelayRate(Senders(), rate_per_s=1000, lease_s=LEASE_S),
+    )
+    for _ in range(3):  # nobody was counted yet, so there are no turns
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(relay.slot().__aenter__(), 0.02)
+    assert not relay._free.locked()
