@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -127,6 +128,9 @@ class Bench:
         return {side.name: self.parts.rest(side) for side in loaded} if "P6" in wanted else {}
 
     def down(self) -> None:
+        # Whoever is told to end twice must still end what was started.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         for side in self.sides:
             with contextlib.suppress(Exception):
                 side.down()
