@@ -1,6 +1,7 @@
 """The frame of each service: settings, logs, traces, the operators' door, signals, and an end that is bounded."""
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -23,6 +24,9 @@ EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h: trying again will not help
 
 # Below the 30 s that orchestrators grant between SIGTERM and SIGKILL.
 STOP_S_MAX = 25.0
+# New objects after which the collector looks for cycles; by default 700, which is a look for every few notifications. A
+# look takes a millisecond or two then, and what waits for it is a few megabytes.
+GARBAGE_LOOK_EVERY = 50_000
 # For the last spans, after that.
 FLUSH_S_MAX = 3.0
 
@@ -70,6 +74,10 @@ def run_service(service: str, body: Body) -> None:
 
 
 def _run(service: str, settings: Settings, body: Body) -> int:
+    # What is loaded by now stays, and need not be looked at again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_LOOK_EVERY)
     import uvloop  # noqa: PLC0415 -- not on every platform; only services need it
 
     loop = uvloop.new_event_loop()
