@@ -1,5 +1,6 @@
 """What the writer writes, a real broker gives back byte for byte, in the partition where it belongs."""
 
+import asyncio
 import os
 import time
 from collections import Counter
@@ -166,9 +167,17 @@ async def test_what_the_broker_refuses_is_told_and_the_next_write_goes_through(s
     for future in admin.incremental_alter_configs([resource]).values():
         future.result(10)
     small = Outgoing(b"1", b"small")
+
     # Random bytes: nothing that compression makes small.
+    def large():
+        return Outgoing(b"2", os.urandom(2000))
+
+    async with asyncio.timeout(10):
+        with pytest.raises(TransientError, match="MessageSizeTooLargeError"):
+            while True:  # the broker says yes to a setting before it heeds it
+                await writer.write(topic, [large()])
     for write in (writer.write, writer.write_by_key):
         with pytest.raises(TransientError, match="MessageSizeTooLargeError"):
-            await write(topic, [Outgoing(b"2", os.urandom(2000))])
+            await write(topic, [large()])
         await write(topic, [small])
-    assert [record.value() for record in read(servers, topic)] == [b"small"] * 2
+    assert [record.value() for record in read(servers, topic) if record.key() == b"1"] == [b"small"] * 2
