@@ -89,7 +89,7 @@ class Settings(BaseModel):
         "postgresql://relevo@127.0.0.1:5432/relevo", description="`postgresql://user:password@host:port/database`"
     )
     redis_url: str = Field(
-        "redis://127.0.0.1:6379/0", description="`redis://` or `rediss://` address of Redis or Valkey"
+        "redis://127.0.0.1:6379/0", description="`redis://` or `rediss://` address of Redis (7.0 or later) or Valkey"
     )
 
     http_host: str = Field("127.0.0.1", description="address that the public door listens on")

@@ -13,13 +13,14 @@ The table is an optimisation. Emptied, it costs copies in a topic; the ledger se
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
+from redis.exceptions import ResponseError
+
 from infra.redis import TRANSIENT, open_redis
-from schemas.errors import TransientError
+from schemas.errors import ConfigurationError, TransientError
 
 if TYPE_CHECKING:
     import faust
@@ -41,8 +42,10 @@ class Answer(Enum):
     CONFLICT = 4  # the same id for other content
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+_ANSWERS = tuple(Answer)  # by number
+
+
+class Claim(NamedTuple):
     """An item that asks to be forwarded: its id, its content's fingerprint, where it stands (`Source.coordinates`)."""
 
     id: UUID
@@ -51,22 +54,23 @@ class Claim:
 
 
 # One atomic call for a whole batch. Within it the items are taken in order, so of two equal ids in one batch the
-# second finds the claim of the first.
-#   KEYS[i]  the entry's key        ARGV[1]  window in milliseconds
-#   ARGV[2i] fingerprint            ARGV[2i+1] coordinates
+# second finds the claim of the first. SET with NX and GET (Redis 7, any Valkey) writes only where there is nothing,
+# and says what there is: one command for each item.
+#   KEYS[i]    the entry's key        ARGV[1]  window in milliseconds
+#   ARGV[i+1]  fingerprint and coordinates
 _CLAIM = """
+local call, sub, window = redis.call, string.sub, ARGV[1]
 local answers = {}
 for i, key in ipairs(KEYS) do
-  local fingerprint, coordinates = ARGV[2 * i], ARGV[2 * i + 1]
-  local entry = redis.call('GET', key)
+  local claim = ARGV[i + 1]
+  local entry = call('SET', key, 'C' .. claim, 'NX', 'GET', 'PX', window)
   if not entry then
-    redis.call('SET', key, 'C' .. fingerprint .. coordinates, 'PX', ARGV[1])
     answers[i] = 0
-  elseif string.sub(entry, 2, 9) ~= fingerprint then
+  elseif sub(entry, 2, 9) ~= sub(claim, 1, 8) then
     answers[i] = 4
-  elseif string.sub(entry, 1, 1) == 'D' then
+  elseif sub(entry, 1, 1) == 'D' then
     answers[i] = 3
-  elseif string.sub(entry, 10) == coordinates then
+  elseif sub(entry, 2) == claim then
     answers[i] = 1
   else
     answers[i] = 2
@@ -76,13 +80,15 @@ return answers
 """
 
 # An entry that is gone (the table was emptied in between) is written anew: the forward did happen. One that holds
-# another fingerprint is left alone: it is not ours.
-#   KEYS[i], ARGV[1] as above       ARGV[i+1] fingerprint
+# another fingerprint is left alone, so it is put back: it is not ours, and nobody can look in between.
+#   KEYS[i], ARGV[1] as above       ARGV[2]  all fingerprints, one after the other
 _COMPLETE = """
+local call, sub, window, fingerprints = redis.call, string.sub, ARGV[1], ARGV[2]
 for i, key in ipairs(KEYS) do
-  local entry = redis.call('GET', key)
-  if not entry or string.sub(entry, 2, 9) == ARGV[i + 1] then
-    redis.call('SET', key, 'D' .. ARGV[i + 1], 'PX', ARGV[1])
+  local fingerprint = sub(fingerprints, 8 * i - 7, 8 * i)
+  local entry = call('SET', key, 'D' .. fingerprint, 'GET', 'PX', window)
+  if entry and sub(entry, 2, 9) ~= fingerprint then
+    call('SET', key, entry, 'PX', window)
   end
 end
 return #KEYS
@@ -116,11 +122,13 @@ class RedisTable:
 
         Raises:
             TransientError: Redis does not answer.
+            ConfigurationError: it is too old.
         """
         self._redis = open_redis(self._url, name=f"relevo-{self.name}", timeout_s=ANSWER_S_MAX)
         self._claim = self._redis.register_script(_CLAIM)
         self._complete = self._redis.register_script(_COMPLETE)
         await self.ping()
+        await self._require_set_nx_get()
 
     async def close(self) -> None:
         """Disconnect. The entries stay."""
@@ -139,6 +147,16 @@ class RedisTable:
         except TRANSIENT as error:
             raise _away(error) from error
 
+    async def _require_set_nx_get(self) -> None:
+        try:
+            await self._client.set(self._prefix, b"", nx=True, get=True, px=1)
+        except ResponseError as error:
+            # One that is full, or loads its data, says something else, and is waited for.
+            if "syntax" in str(error):
+                raise ConfigurationError("this Redis is too old: it must be Redis 7.0 or later, or Valkey") from error
+        except TRANSIENT as error:
+            raise _away(error) from error
+
     async def claim(self, claims: Sequence[Claim]) -> list[Answer]:
         """
         Claim each item for its coordinates, in order, in one atomic step. Repeatable: a claim finds itself (REPLAY).
@@ -150,14 +168,13 @@ class RedisTable:
         """
         if not claims:
             return []
-        arguments: list[bytes | str | int] = [self._window_ms]
-        for claim in claims:
-            arguments += (claim.fingerprint[:_FINGERPRINT_BYTES], claim.coordinates)
+        arguments: list[bytes | int] = [self._window_ms]
+        arguments += [each.fingerprint[:_FINGERPRINT_BYTES] + each.coordinates.encode() for each in claims]
         try:
-            answers = await self._claim(keys=[self._key(claim.id) for claim in claims], args=arguments)
+            answers = await self._claim(keys=self._keys(claims), args=arguments)
         except TRANSIENT as error:
             raise _away(error) from error
-        return [Answer(number) for number in answers]
+        return [_ANSWERS[number] for number in answers]
 
     async def complete(self, claims: Sequence[Claim]) -> None:
         """
@@ -168,10 +185,9 @@ class RedisTable:
         """
         if not claims:
             return
-        arguments: list[bytes | int] = [self._window_ms]
-        arguments += (claim.fingerprint[:_FINGERPRINT_BYTES] for claim in claims)
+        fingerprints = b"".join([each.fingerprint[:_FINGERPRINT_BYTES] for each in claims])
         try:
-            await self._complete(keys=[self._key(claim.id) for claim in claims], args=arguments)
+            await self._complete(keys=self._keys(claims), args=[self._window_ms, fingerprints])
         except TRANSIENT as error:
             raise _away(error) from error
 
@@ -180,8 +196,9 @@ class RedisTable:
         assert self._redis is not None, "the table is opened before the app starts"
         return self._redis
 
-    def _key(self, notification_id: UUID) -> bytes:
-        return self._prefix + notification_id.bytes
+    def _keys(self, claims: Sequence[Claim]) -> list[bytes]:
+        prefix = self._prefix
+        return [prefix + each.id.bytes for each in claims]
 
 
 def _away(error: BaseException) -> TransientError:

@@ -1,12 +1,13 @@
 """One suite over the Redis-backed table and the fake that unit tests use: they must not drift apart."""
 
+import asyncio
 from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 
 from pipeline.table import Answer, Claim, RedisTable
-from schemas.errors import TransientError
+from schemas.errors import ConfigurationError, TransientError
 from tests.fakes import FakeTable
 
 ONE, OTHER = b"1" * 16, b"2" * 16
@@ -81,6 +82,25 @@ async def test_nobody_there_is_a_transient_error():
     await nobody.close()
 
 
+async def test_a_redis_that_is_too_old_is_named():
+    async def old(reader, writer):
+        # As Redis 6 would, whatever else it is asked.
+        while line := await reader.readline():
+            if line.startswith((b"PING", b"CLIENT", b"HELLO", b"SELECT")):
+                writer.write(b"+PONG\r\n" if line.startswith(b"PING") else b"+OK\r\n")
+            elif line == b"SET\r\n":
+                writer.write(b"-ERR syntax error\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(old, "127.0.0.1", 0) as server:
+        app = SimpleNamespace(conf=SimpleNamespace(id="test"))
+        port = server.sockets[0].getsockname()[1]
+        table = RedisTable(app, "dedupe", window_s=60, url=f"redis://127.0.0.1:{port}/0?protocol=2")
+        with pytest.raises(ConfigurationError, match="too old"):
+            await table.open()
+        await table.close()
+
+
 async def test_an_entry_is_small_and_leaves_with_the_window(servers):
     app = SimpleNamespace(conf=SimpleNamespace(id=f"test-{uuid4()}"))
     table = RedisTable(app, "dedupe", window_s=60, url=servers.redis_url)
@@ -88,7 +108,7 @@ async def test_an_entry_is_small_and_leaves_with_the_window(servers):
     claim = Claim(uuid4(), ONE, "3:912345678:499")
     await table.claim([claim])
     await table.complete([claim])
-    key = table._key(claim.id)
+    [key] = table._keys([claim])
     assert 0 < await table._client.pttl(key) <= 60_000
     # Of the key name, the prefix is the same for all; what grows with the number of ids is bounded.
     assert await table._client.memory_usage(key) <= 150

@@ -51,9 +51,9 @@ async def test_a_full_redis_forgets_no_id_and_claims_none_until_it_has_room(own_
 async def test_something_foreign_under_one_key_drops_nobody(own_redis, table):
     batch = claims(3)
     with Redis.from_url(own_redis) as redis:
-        redis.lpush(table._key(batch[1].id), "not ours")
+        redis.lpush(table._keys(batch)[1], "not ours")
         with pytest.raises(TransientError):
             await table.claim(batch)
-        redis.delete(table._key(batch[1].id))
+        redis.delete(table._keys(batch)[1])
     # The first was claimed before it broke: by this very record, so it is forwarded.
     assert await table.claim(batch) == [Answer.REPLAY, Answer.NEW, Answer.NEW]
