@@ -9,7 +9,7 @@ import pytest
 from infra.health import Readiness
 from infra.settings import Settings
 from pipeline import agent
-from pipeline.agent import GATHERED_RECORDS_MAX, Batches, declare_agent
+from pipeline.agent import BATCH_BYTES_MAX, BATCH_RECORDS_MAX, GATHERED_RECORDS_MAX, Batches, declare_agent
 from pipeline.app import make_app
 
 
@@ -45,9 +45,9 @@ class Bench:
         self.deduplicator, self.readiness, self.stream = Deduplicator(), Readiness(), Stream()
         self.batches = Batches(self.deduplicator, self.readiness)
 
-    async def put(self, *offsets):
+    async def put(self, *offsets, value=b""):
         for offset in offsets:
-            message = SimpleNamespace(partition=0, offset=offset, timestamp=1.0, key=None, value=b"", headers=[])
+            message = SimpleNamespace(partition=0, offset=offset, timestamp=1.0, key=None, value=value, headers=[])
             await self.batches.put(self.stream, SimpleNamespace(message=message))
 
     @asynccontextmanager
@@ -109,6 +109,31 @@ async def test_no_more_is_gathered_than_can_be_told():
         bench.deduplicator.free.set()
         await bench.until(lambda: bench.stream.acknowledged == list(range(3 * GATHERED_RECORDS_MAX)))
         await filling
+
+
+@pytest.mark.parametrize(
+    ("value", "sizes"),
+    [
+        (b"", [BATCH_RECORDS_MAX, 50]),
+        (None, [BATCH_RECORDS_MAX, 50]),
+        (b"x" * (BATCH_BYTES_MAX // 100), [101, 101, 48]),
+    ],
+)
+async def test_a_batch_is_bounded_by_its_records_and_by_their_size(value, sizes):
+    bench = Bench()
+    await bench.put(*range(BATCH_RECORDS_MAX + 50), value=value)
+    async with bench.running():
+        await bench.until(lambda: len(bench.stream.acknowledged) == BATCH_RECORDS_MAX + 50)
+    assert [len(batch) for batch in bench.deduplicator.batches] == sizes
+    assert bench.stream.acknowledged == list(range(BATCH_RECORDS_MAX + 50))
+
+
+async def test_a_record_that_is_larger_than_a_batch_is_one():
+    bench = Bench()
+    await bench.put(0, 1, 2, value=b"x" * (BATCH_BYTES_MAX + 1))
+    async with bench.running():
+        await bench.until(lambda: bench.stream.acknowledged == [0, 1, 2])
+    assert bench.deduplicator.batches == [[0], [1], [2]]
 
 
 async def test_one_agent_takes_one_event_after_the_other_and_leaves_acknowledging_to_the_batches(declared):
