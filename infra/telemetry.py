@@ -102,6 +102,11 @@ def traceparent_of(span: Span) -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
+def is_recorded(traceparent: str) -> bool:
+    """Tell whether a span below *traceparent*, which is well-formed, would be recorded: others need no attributes."""
+    return _sampling.tracer is not None and (not _sampling.follows_parent or int(traceparent[53:55], 16) & 1 == 1)
+
+
 def trace_id_of(traceparent: str | None) -> str | None:
     """Return the trace id in *traceparent*, 32 hexadecimal digits; None: it has none."""
     found = _TRACEPARENT.fullmatch(traceparent) if traceparent else None

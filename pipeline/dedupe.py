@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from opentelemetry.trace import Span, SpanKind
 
@@ -28,14 +28,13 @@ from infra.logs import get_logger
 from infra.metrics import DEAD_LETTERS_STOPPED, DEDUPED, REJECTED
 from infra.patience import until_through
 from infra.record_writer import Outgoing
-from infra.telemetry import messaging, start_span, trace_id_of, traceparent_of
+from infra.telemetry import is_recorded, messaging, start_span, trace_id_of, traceparent_of
 from pipeline.dead_letter_limit import DeadLetterLimit
 from pipeline.table import Answer, Claim
 from schemas import results, topics
-from schemas.addresses import is_simulated
 from schemas.dead_letters import Origin, dead_letter_headers
 from schemas.errors import FieldError
-from schemas.identity import fingerprint, recipient_hash
+from schemas.identity import fingerprint
 from schemas.messages import Notification, Result, Source
 from schemas.records import (
     DOOR_HEADER,
@@ -48,7 +47,7 @@ from schemas.records import (
     read_requested,
     trace_context,
 )
-from schemas.states import State
+from schemas.results import FirstResults
 from schemas.topics import Topic
 
 log = get_logger()
@@ -57,8 +56,6 @@ Outcome = TypeVar("Outcome")
 
 # A step that takes longer than this waits for a server that is away.
 ANSWER_S_MAX = 5.0
-
-FORWARDED = frozenset({Answer.NEW, Answer.REPLAY, Answer.SUSPECT})
 
 
 class Table(Protocol):
@@ -139,11 +136,14 @@ class Deduplicator:
 
         answers = await self._until_done("redis", lambda: self._table.claim([item.claim for item in items]))
         hit("pipeline.after_claim")
+        for answer in set(answers):
+            DEDUPED.labels(answer.name.lower()).inc(answers.count(answer))
+        forwarded = []
         for item, answer in zip(items, answers, strict=True):
-            DEDUPED.labels(answer.name.lower()).inc()
             if _is_rejected(item, answer):
                 rejected.append((_record_of(item.source, records), [_conflict(item)]))
-        forwarded = [item for item, answer in zip(items, answers, strict=True) if _is_forwarded(item, answer)]
+            elif answer is not Answer.DUPLICATE:
+                forwarded.append(item)
 
         for _, rejections in rejected:
             for rejection in rejections:
@@ -174,6 +174,7 @@ class Deduplicator:
         await asyncio.Event().wait()
 
     def _read(self, record: Incoming) -> tuple[list[Item], list[Rejection]]:
+        door = _door(record)
         try:
             items, rejections = [], []
             for found in read_requested(record.value, record.headers, at=_asked_at(record)):
@@ -181,7 +182,7 @@ class Deduplicator:
                     rejections.append(found)
                     continue
                 index, notification = found
-                items.append(_item(notification, _source(record, index), record))
+                items.append(_item(notification, Source(door, record.partition, record.offset, index), record))
         except Exception:
             # Our bug, met on one record. Raising would hold up its partition for ever, and dropping would lose it.
             log.exception("record_not_understood", partition=record.partition, offset=record.offset)
@@ -190,39 +191,27 @@ class Deduplicator:
 
     async def _write(self, items: list[Item], rejected: list[tuple[Incoming, list[Rejection]]]) -> None:
         now = datetime.now(UTC)
-        told = [self._first(item, now) for item in items]
+        forwards, told = self._forwards(items, now)
         for record, rejections in rejected:
-            told += [_rejected(record, rejection, now) for rejection in rejections]
-        forwarded = encode_forwarded(now)
+            told += [Outgoing(*encode_result_record(_rejected(record, rejection, now))) for rejection in rejections]
         # All three at once: none needs another to come first, and none counts before all are acknowledged.
         await asyncio.gather(
-            self._writer.write(topics.DEDUPLICATED, [_forward(item, forwarded) for item in items]),
+            self._writer.write(topics.DEDUPLICATED, forwards),
             self._writer.write(topics.DEAD_LETTERS, [_dead_letter(record, why) for record, why in rejected]),
-            self._writer.write_by_key(topics.RESULTS, [Outgoing(*encode_result_record(result)) for result in told]),
+            self._writer.write_by_key(topics.RESULTS, told),
         )
 
-    def _first(self, item: Item, now: datetime) -> Result:
-        content = item.notification.content
-        accepted_at = results.moment(item.accepted_ms)
-        # By the record's own time, so that a copy says the same.
-        waits = content.scheduled_for is not None and content.scheduled_for > accepted_at
-        return results.change(
-            id=item.notification.id,
-            seq=1,
-            status=State.SCHEDULED if waits else State.QUEUED,
-            reason=None,
-            attempt=0,
-            channel=content.channel,
-            source=item.source,
-            recipient_hash=recipient_hash(content.to, self._hash_key),
-            accepted_at=accepted_at,
-            occurred_at=now,
-            trace_id=trace_id_of(item.notification.traceparent),
-            metadata=content.metadata,
-            producer=item.notification.producer,
-            replay_of=item.notification.replay_of,
-            test=is_simulated(content.to),
-        )
+    def _forwards(self, items: list[Item], now: datetime) -> tuple[list[Outgoing], list[Outgoing]]:
+        """Return the forward of each item, and the result that tells of it."""
+        forwards, told = [], []
+        forwarded, firsts = encode_forwarded(now), FirstResults(now, self._hash_key)
+        for item in items:
+            notification, source, accepted_ms = item.notification, item.source, item.accepted_ms
+            key, value, headers = encode_deduplicated(notification, source, forwarded)
+            forwards.append(Outgoing(key, value, headers, accepted_ms))
+            trace_id = trace_id_of(notification.traceparent)
+            told.append(Outgoing(*firsts.encode(notification, key, source, accepted_ms, trace_id)))
+        return forwards, told
 
     async def _until_done(self, server: str, step: Callable[[], Awaitable[Outcome]]) -> Outcome:
         """Repeat *step* until it is through. Each step may be repeated; see the crash thinking above."""
@@ -245,10 +234,6 @@ def _asked_at(record: Incoming) -> datetime | None:
     return None if record.timestamp_ms < 0 else results.moment(record.timestamp_ms)
 
 
-def _is_forwarded(item: Item, answer: Answer) -> bool:
-    return answer in FORWARDED or (answer is Answer.CONFLICT and not _is_rejected(item, answer))
-
-
 def _is_rejected(item: Item, answer: Answer) -> bool:
     # What ingest accepted is in the ledger, and the ledger judges it. Rejecting it here could lose it: a producer
     # sends content A under an id, it is forwarded; before the sender has enrolled it, ingest accepts content B under
@@ -258,6 +243,8 @@ def _is_rejected(item: Item, answer: Answer) -> bool:
 
 def _item(notification: Notification, source: Source, record: Incoming) -> Item:
     claim = Claim(notification.id, fingerprint(notification.content), source.coordinates())
+    if notification.traceparent is not None and not is_recorded(notification.traceparent):
+        return Item(notification, source, record.timestamp_ms, claim, None)
     span = start_span(
         f"process {topics.REQUESTED.name}",
         SpanKind.CONSUMER,
@@ -299,10 +286,6 @@ def _end_spans(items: list[Item], answers: list[Answer]) -> None:
         if item.span is not None:
             item.span.set_attribute("relevo.dedupe.answer", answer.name.lower())
             item.span.end()
-
-
-def _forward(item: Item, forwarded: Header) -> Outgoing:
-    return Outgoing(*encode_deduplicated(item.notification, item.source, forwarded), timestamp_ms=item.accepted_ms)
 
 
 def _conflict(item: Item) -> Rejection:
@@ -351,5 +334,8 @@ def _rejected(record: Incoming, rejection: Rejection, now: datetime) -> Result:
 
 
 def _source(record: Incoming, index: int) -> Source:
-    door = header(record.headers, DOOR_HEADER)
-    return Source("http" if door == "http" else "kafka", record.partition, record.offset, index)
+    return Source(_door(record), record.partition, record.offset, index)
+
+
+def _door(record: Incoming) -> Literal["http", "kafka"]:
+    return "http" if header(record.headers, DOOR_HEADER) == "http" else "kafka"

@@ -57,26 +57,29 @@ def _text(value: bytes | None) -> str:
 _TYPES = {state: f"relevo.notification.{state}".encode() for state in State}
 
 
-def event_headers(
-    *, event_id: str, status: State, subject: str | None, occurred_at: str, constant: tuple[Header, ...]
-) -> list[Header]:
+def shared_headers(constant: tuple[Header, ...], status: State, occurred_at: str) -> tuple[Header, ...]:
+    """
+    Return the headers that all events of one kind have that happened at one moment.
+
+    Args:
+        constant: what is the same for all events of a topic; see `constant_headers`.
+        status: names the type, as in relevo.notification.sent.
+        occurred_at: RFC 3339.
+    """
+    return *constant, ("ce_type", _TYPES[status]), ("ce_time", occurred_at.encode())
+
+
+def event_headers(shared: tuple[Header, ...], event_id: str, subject: bytes | None) -> list[Header]:
     """
     Return the headers of one event of ours.
 
     Args:
-        status: names the type, as in relevo.notification.sent.
-        subject: the notification's id; None: the event is about none that has one.
-        occurred_at: RFC 3339.
-        constant: what is the same for all events of a topic; see `constant_headers`.
+        shared: see `shared_headers`.
+        subject: the notification's id as text; None: the event is about none that has one.
     """
-    headers = [
-        *constant,
-        ("ce_id", event_id.encode()),
-        ("ce_type", _TYPES[status]),
-        ("ce_time", occurred_at.encode()),
-    ]
+    headers = [*shared, ("ce_id", event_id.encode())]
     if subject is not None:
-        headers.append(("ce_subject", subject.encode()))
+        headers.append(("ce_subject", subject))
     return headers
 
 

@@ -16,6 +16,7 @@ import orjson
 from schemas.messages import Content
 
 _EVENTS = UUID("7b0d5c2e-8f3a-5d7e-9d54-8a3c1b1f6e02")
+_EVENTS_BYTES = _EVENTS.bytes
 
 # "rele": the first four bytes of every id that is made from a key. By them the HTTP door knows such an id, and takes it
 # from nobody: who could name the id of another client's key could use it first, or find out whether it is in use.
@@ -76,6 +77,13 @@ def _made(purpose: bytes, text: str) -> UUID:
 def result_event_id(notification_id: UUID, seq: int) -> UUID:
     """Return the event id of change number *seq* of one notification: the same however often it is published."""
     return uuid5(_EVENTS, f"{notification_id}:{seq}")
+
+
+def result_event_text(notification_id: str, seq: int) -> str:
+    """Return `result_event_id` as text, of an id as text: where there are many of them."""
+    digits = hashlib.sha1(_EVENTS_BYTES + f"{notification_id}:{seq}".encode(), usedforsecurity=False).hexdigest()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
 
 
 def rejection_event_id(coordinates: str) -> UUID:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from schemas.cloud_events import (
     constant_headers,
     event_headers,
     read_cloud_event,
+    shared_headers,
 )
 from schemas.errors import FieldError, InvalidRequestError
 from schemas.json_text import parse_items, parse_json
@@ -377,7 +379,8 @@ def decode_deduplicated(value: bytes, headers: Sequence[Header]) -> tuple[Notifi
     return notification, decode_source(headers)
 
 
-_EVENT_HEADERS = constant_headers(RESULT_SCHEMA_ID)
+# Of every result, whatever it says.
+EVENT_HEADERS = constant_headers(RESULT_SCHEMA_ID)
 
 
 def encode_result_record(result: Result, traceparent: str | None = None) -> tuple[bytes, bytes, list[Header]]:
@@ -387,25 +390,14 @@ def encode_result_record(result: Result, traceparent: str | None = None) -> tupl
     Args:
         traceparent: the trace context that its readers should continue.
     """
-    # As text: a database driver's own kind of UUID is none to the encoder.
-    event_id = str(result.event_id)
-    notification_id = None if result.id is None else str(result.id)
-    occurred_at = timestamp(result.occurred_at)
-    headers = event_headers(
-        event_id=event_id,
-        status=result.status,
-        subject=notification_id,
-        occurred_at=occurred_at,
-        constant=_EVENT_HEADERS,
-    )
+    fields = result_fields(result)
+    event_id: str = fields["event_id"]
+    subject = None if fields["id"] is None else fields["id"].encode()
+    headers = event_headers(shared_headers(EVENT_HEADERS, result.status, fields["occurred_at"]), event_id, subject)
     if traceparent is not None:
         headers.append((TRACEPARENT_HEADER, traceparent.encode()))
     # Where no id could be read, the event's own is the key.
-    return (
-        (notification_id or event_id).encode(),
-        _result_value(result, event_id, notification_id, occurred_at),
-        headers,
-    )
+    return subject or event_id.encode(), orjson.dumps(fields), headers
 
 
 def encode_result(result: Result) -> bytes:
@@ -413,34 +405,36 @@ def encode_result(result: Result) -> bytes:
     return encode_result_record(result)[1]
 
 
-def _result_value(result: Result, event_id: str, notification_id: str | None, occurred_at: str) -> bytes:
+def result_fields(result: Result) -> dict[str, Any]:
+    """Return the JSON object that stands for *result* on a topic."""
     reason = result.reason
-    return orjson.dumps(
-        {
-            "schema": RESULT_SCHEMA,
-            "event_id": event_id,
-            "id": notification_id,
-            "seq": result.seq,
-            "status": result.status,
-            "terminal": result.terminal,
-            "reason": None if reason is None else {"class": reason.kind, "code": reason.code, "smtp": reason.smtp},
-            "attempt": result.attempt,
-            "channel": result.channel,
-            "source": None if result.source is None else result.source.as_json(),
-            "recipient_hash": result.recipient_hash,
-            "accepted_at": timestamp(result.accepted_at),
-            "occurred_at": occurred_at,
-            "duration_ms": result.duration_ms,
-            "trace_id": result.trace_id,
-            "metadata": result.metadata,
-            "producer": result.producer,
-            "replay_of": None if result.replay_of is None else str(result.replay_of),
-            "test": result.test,
-            **({"errors": result.errors} if result.errors else {}),
-        }
-    )
+    return {
+        "schema": RESULT_SCHEMA,
+        # As text: a database driver's own kind of UUID is none to the encoder.
+        "event_id": str(result.event_id),
+        "id": None if result.id is None else str(result.id),
+        "seq": result.seq,
+        "status": result.status,
+        "terminal": result.terminal,
+        "reason": None if reason is None else {"class": reason.kind, "code": reason.code, "smtp": reason.smtp},
+        "attempt": result.attempt,
+        "channel": result.channel,
+        "source": None if result.source is None else result.source.as_json(),
+        "recipient_hash": result.recipient_hash,
+        "accepted_at": timestamp(result.accepted_at),
+        "occurred_at": timestamp(result.occurred_at),
+        "duration_ms": result.duration_ms,
+        "trace_id": result.trace_id,
+        "metadata": result.metadata,
+        "producer": result.producer,
+        "replay_of": None if result.replay_of is None else str(result.replay_of),
+        "test": result.test,
+        **({"errors": result.errors} if result.errors else {}),
+    }
 
 
+# What is written together was accepted, and happened, at few moments.
+@lru_cache(maxsize=1024)
 def timestamp(moment: datetime) -> str:
     """Return *moment* as RFC 3339 in UTC with milliseconds, the only form of time that relevo writes."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

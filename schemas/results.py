@@ -6,9 +6,19 @@ from uuid import UUID
 
 import orjson
 
-from schemas.identity import rejection_event_id, result_event_id
-from schemas.messages import Reason, Result, Source
-from schemas.records import RESULT_SCHEMA, Rejection, understood
+from schemas.addresses import is_simulated
+from schemas.cloud_events import event_headers, shared_headers
+from schemas.identity import recipient_hash, rejection_event_id, result_event_id, result_event_text
+from schemas.messages import Notification, Reason, Result, Source
+from schemas.records import (
+    EVENT_HEADERS,
+    RESULT_SCHEMA,
+    Header,
+    Rejection,
+    result_fields,
+    timestamp,
+    understood,
+)
 from schemas.states import TERMINAL, State
 
 
@@ -51,6 +61,89 @@ def change(
         replay_of=replay_of,
         test=test,
     )
+
+
+class FirstResults:
+    """
+    Makes the first result of each notification of a batch: `queued`, or `scheduled` where it is for later.
+
+    The same as `encode_result_record` makes of the same change, for a third of the work: most of it is the same for
+    all of them.
+
+    Args:
+        occurred_at: of all of them.
+        hash_key: for recipient_hash; empty: none is made.
+    """
+
+    def __init__(self, occurred_at: datetime, hash_key: bytes) -> None:
+        self._occurred_at = occurred_at
+        self._hash_key = hash_key
+        self._accepted: dict[int, tuple[datetime, str, int]] = {}
+        # Of none of them. What differs is filled in for each.
+        self._fields = result_fields(
+            change(
+                id=UUID(int=0),
+                seq=1,
+                status=State.QUEUED,
+                reason=None,
+                attempt=0,
+                channel="email",
+                source=None,
+                recipient_hash=None,
+                accepted_at=occurred_at,
+                occurred_at=occurred_at,
+                trace_id=None,
+                metadata=None,
+                producer=None,
+                replay_of=None,
+                test=False,
+            )
+        )
+        self._shared = {
+            status: shared_headers(EVENT_HEADERS, status, self._fields["occurred_at"])
+            for status in (State.QUEUED, State.SCHEDULED)
+        }
+
+    def encode(
+        self, notification: Notification, key: bytes, source: Source, accepted_ms: int, trace_id: str | None
+    ) -> tuple[bytes, bytes, list[Header]]:
+        """
+        Return key, value and headers of one record of notifications.results.
+
+        Args:
+            key: the notification's id as text.
+            accepted_ms: Unix milliseconds, of its record: whether it is for later is judged by it, so that a copy says
+                the same.
+        """
+        accepted_at, accepted, duration_ms = self._accepted_at(accepted_ms)
+        content = notification.content
+        waits = content.scheduled_for is not None and content.scheduled_for > accepted_at
+        status = State.SCHEDULED if waits else State.QUEUED
+        notification_id = key.decode()
+        event_id = result_event_text(notification_id, 1)
+        fields = self._fields
+        fields["event_id"] = event_id
+        fields["id"] = notification_id
+        fields["status"] = status
+        fields["channel"] = content.channel
+        fields["source"] = source.as_json()
+        fields["recipient_hash"] = recipient_hash(content.to, self._hash_key)
+        fields["accepted_at"] = accepted
+        fields["duration_ms"] = duration_ms
+        fields["trace_id"] = trace_id
+        fields["metadata"] = content.metadata
+        fields["producer"] = notification.producer
+        fields["replay_of"] = None if notification.replay_of is None else str(notification.replay_of)
+        fields["test"] = is_simulated(content.to)
+        return key, orjson.dumps(fields), event_headers(self._shared[status], event_id, key)
+
+    def _accepted_at(self, accepted_ms: int) -> tuple[datetime, str, int]:
+        known = self._accepted.get(accepted_ms)
+        if known is None:
+            accepted_at = moment(accepted_ms)
+            known = accepted_at, timestamp(accepted_at), _since_ms(accepted_at, self._occurred_at)
+            self._accepted[accepted_ms] = known
+        return known
 
 
 def rejection(
