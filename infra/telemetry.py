@@ -26,6 +26,7 @@ from opentelemetry.sdk.trace.sampling import DEFAULT_ON
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_NO_TRACE_ID, _NO_SPAN_ID = "0" * 32, "0" * 16
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 Attributes = Mapping[str, str | int | float | bool]
@@ -83,14 +84,23 @@ def start_tracing(service: str, instance: str) -> TracerProvider:
     return provider
 
 
-def read_traceparent(text: str | None) -> SpanContext | None:
-    """Return the context that *text* names; None: there is none, or it is malformed (W3C Trace Context 3.2)."""
+def _parts(text: str | None) -> re.Match[str] | None:
+    """Return what *text* says: version, trace id, span id, flags; None if it is no context (W3C Trace Context 3.2)."""
     found = _TRACEPARENT.fullmatch(text) if text else None
     if found is None:
         return None
-    version, trace_id, span_id, flags, more = found.groups()
-    if version == "ff" or (version == "00" and more) or not int(trace_id, 16) or not int(span_id, 16):
+    version, trace_id, span_id, _, more = found.groups()
+    if version == "ff" or (version == "00" and more) or trace_id == _NO_TRACE_ID or span_id == _NO_SPAN_ID:
         return None
+    return found
+
+
+def read_traceparent(text: str | None) -> SpanContext | None:
+    """Return the context that *text* names; None: there is none, or it is malformed (W3C Trace Context 3.2)."""
+    found = _parts(text)
+    if found is None:
+        return None
+    _, trace_id, span_id, flags, _ = found.groups()
     return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)))
 
 
@@ -109,8 +119,8 @@ def is_recorded(traceparent: str) -> bool:
 
 def trace_id_of(traceparent: str | None) -> str | None:
     """Return the trace id in *traceparent*, 32 hexadecimal digits; None: it has none."""
-    found = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
-    return None if found is None or read_traceparent(traceparent) is None else found[2]
+    found = _parts(traceparent)
+    return None if found is None else found[2]
 
 
 def start_span(
