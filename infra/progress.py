@@ -26,7 +26,7 @@ log = get_logger()
 
 # Together below the 30 s within which it must be known.
 STALLED_S = 20.0
-LOOK_EVERY_S = 3.0
+LOOK_EVERY_S = 5.0
 # Longer than one broker of several needs to be replaced.
 SILENT_S_MAX = 15.0
 

@@ -23,7 +23,7 @@ from schemas.topics import RESULTS
 log = get_logger()
 
 BATCH_ROWS_MAX = 500
-POLL_MS = 250
+POLL_MS = 1_000  # what comes is handed over at once; so long may it take to see that this process is to stop
 LAG_INTERVAL_S = 5.0
 
 # How long a batch in hand may hold up a rebalance; below the group's rebalance timeout.

@@ -29,7 +29,7 @@ log = get_logger()
 # Attempts under way to one receiver, from one process.
 WIDTH = 8
 
-LOOK_INTERVAL_S = 0.25
+LOOK_INTERVAL_S = 1.0
 
 REST_S_MIN = 0.25
 REST_S_MAX = 30.0
@@ -72,7 +72,7 @@ class Lanes:
         self._troubles: dict[UUID, int] = {}
         self._broken: set[UUID] = set()
         self._stop = asyncio.Event()
-        background.start("webhook_lanes", self._look, every_s=LOOK_INTERVAL_S)
+        background.start("webhook_lanes", self.look, every_s=LOOK_INTERVAL_S)
 
     async def drain(self) -> None:
         """Begin nothing new, and wait for what is under way, at most DRAIN_S_MAX; the rest its lease gives back."""
@@ -83,7 +83,8 @@ class Lanes:
             lane.cancel()
         await asyncio.gather(*self._lanes.values(), return_exceptions=True)
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Serve whoever has something due; done every LOOK_INTERVAL_S, and by who has written something new."""
         for webhook in await self._ledger.due():
             if webhook not in self._lanes and not self._stop.is_set():
                 self._lanes[webhook] = asyncio.create_task(self._serve(webhook))

@@ -44,16 +44,18 @@ class WebhookResults:
     def __init__(self, ledger: WebhookLedger) -> None:
         self._ledger = ledger
 
-    async def handle(self, records: Sequence[ConsumerRecord]) -> None:
+    async def handle(self, records: Sequence[ConsumerRecord]) -> bool:
         """
         Write down who is to be told of *records*.
 
+        Returns:
+            Whether anybody is.
         Raises:
             TransientError: some may be written; call again with the same.
         """
         watched = await self._ledger.watched()
         if not watched:
-            return
+            return False
         new = [
             _delivery(webhook, each)
             for each in readable(records, _READER)
@@ -65,6 +67,7 @@ class WebhookResults:
         if new:
             await self._ledger.write(new)
             hit("feed.after_webhooks_written")
+        return bool(new)
 
 
 def _delivery(webhook: Watched, result: ResultRecord) -> NewDelivery:
@@ -94,11 +97,12 @@ class Webhooks:
         self._egress = open_egress(settings)
         self._poster = Poster(self._egress, plain_allowed=settings.development, ca_file=settings.webhook_ca_file)
         self._lanes = Lanes(self._ledger, self._poster, readiness, background, waits_s=settings.webhook_waits_s)
+        self._results = WebhookResults(self._ledger)
         self._reader = ResultsReader(
             settings.kafka_bootstrap,
             group=FEED_WEBHOOKS_GROUP,
             name=f"{name}-{_READER}",
-            handle=WebhookResults(self._ledger).handle,
+            handle=self._handle,
             readiness=readiness,
             background=background,
             static=bool(settings.instance),
@@ -114,6 +118,10 @@ class Webhooks:
             await self._lanes.drain()
             await self._poster.close()
             self._egress.close()
+
+    async def _handle(self, records: Sequence[ConsumerRecord]) -> None:
+        if await self._results.handle(records):
+            await self._lanes.look()
 
     async def _tell_troubles(self) -> None:
         found = await self._ledger.troubles(failing_s=FAILING_S)
