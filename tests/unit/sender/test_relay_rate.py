@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from infra.settings import RelayAddress
 from schemas.errors import TransientError
 from sender.relay_rate import CATCH_UP_S, RelayRate
+from sender.replies import Phase, judge_silence
 from sender.smtp import Relay
+from sender.transaction import Mail, Stop
 
 LEASE_S = 15.0
 
@@ -171,14 +173,31 @@ class Turns:
         self.taken += 1
 
 
-async def test_a_turn_is_taken_with_a_connection_in_hand_and_not_in_line_for_one():
+MAIL = Mail("relevo@example.org", "receiver@example.org", b"Subject: s\r\n\r\nb\r\n", smtputf8=False)
+
+
+def offer(relay):
+    async def go_on():
+        return True
+
+    return asyncio.create_task(relay.send(MAIL, go_on))
+
+
+async def test_a_turn_is_taken_with_a_connection_in_hand_and_not_in_line_for_one(monkeypatch):
     turns = Turns()
     relay = Relay(RelayAddress.parse("smtp://127.0.0.1:1"), connections_max=1, ca_file=None, rate=turns)
-    async with relay.slot():
-        waiting = asyncio.create_task(relay.slot().__aenter__())
-        await asyncio.sleep(0.01)
-        assert (turns.taken, waiting.done()) == (1, False)
-    await waiting
+    hanging = asyncio.Event()
+
+    async def connect():
+        await hanging.wait()
+        raise Stop(judge_silence(Phase.CONNECT, "timeout"))
+
+    monkeypatch.setattr(relay, "_connect", connect)
+    both = [offer(relay), offer(relay)]
+    await asyncio.sleep(0.01)
+    assert turns.taken == 1
+    hanging.set()
+    await asyncio.gather(*both)
     assert turns.taken == 2
 
 
@@ -191,5 +210,5 @@ async def test_who_is_cancelled_waiting_for_a_turn_gives_the_connection_back():
     )
     for _ in range(3):  # nobody was counted yet, so there are no turns
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(relay.slot().__aenter__(), 0.02)
-    assert not relay._free.locked()
+            await asyncio.wait_for(offer(relay), 0.02)
+    assert len(relay._free) == 1
