@@ -103,15 +103,16 @@ class RedisTable:
     agents.
 
     Args:
-        app: its id is the first part of every key, so that two apps may share one Redis.
-        name: the second part.
+        app: whose table it is.
+        name: the first part of every key, and short: it takes up memory once for every id. Two apps that share one
+            Redis give their tables different names.
         window_s: how long an id is remembered, from its last change.
         url: address of the Redis or Valkey.
     """
 
     def __init__(self, app: "faust.App", name: str, *, window_s: int, url: str) -> None:
         self.name = name
-        self._prefix = f"{app.conf.id}:{name}:".encode()
+        self._prefix = f"{name}:".encode()
         self._window_ms = window_s * 1000
         self._url = url
         self._redis: Redis | None = None
