@@ -57,6 +57,7 @@ class LedgerPort(Protocol):
 
     async def standing(self, notification_id: UUID) -> Standing | None: ...
     async def claim(self, notification_id: UUID, attempt: int, forward: Forward | None) -> bool: ...
+    async def unclaim(self, notification_id: UUID, attempt: int) -> None: ...
     async def record(self, outcome: Outcome) -> int | None: ...
     async def expire(self, notification_id: UUID) -> Expired | None: ...
 
@@ -297,6 +298,8 @@ class Deliverer:
             # The claim may have taken long. A frozen worker that wakes up here finds its lease gone.
             if won and not self._lease.holds:
                 log.error("lease_lost_before_message", notification_id=str(notification.id))
+                # Whoever has its record by now would wait for as long as this process lives.
+                await until_through("unclaim", lambda: self._ledger.unclaim(notification.id, number))
                 won = False
             delivery.critical = won
             hit("sender.after_claim")

@@ -170,6 +170,11 @@ WHERE n.id = given.id
 RETURNING n.id
 """
 
+_UNCLAIM = f"""
+UPDATE notifications SET state = '{State.RETRYING}', attempt = attempt - 1, worker = NULL
+WHERE id = $1 AND attempt = $2 AND state = '{State.SENDING}' AND worker = $3
+"""
+
 _OUTCOME = f"""
 WITH given AS (
     SELECT * FROM unnest(
@@ -340,6 +345,10 @@ class Ledger:
             forward: where its record stands, to be noted unless that was done before.
         """
         return await self._claims.submit((notification_id, attempt, forward))
+
+    async def unclaim(self, notification_id: UUID, attempt: int) -> None:
+        """Give back the claim of attempt number *attempt*, which was not used: nothing was sent. Repeatable."""
+        await self._fetch(_UNCLAIM, notification_id, attempt, self._worker)
 
     async def record(self, outcome: Outcome) -> int | None:
         """

@@ -137,6 +137,12 @@ class FakeLedger:
         row["forward"] = row["forward"] or forward
         return True
 
+    async def unclaim(self, notification_id, attempt):
+        self._answer_or_not()
+        row = self.rows[notification_id]
+        if (row["attempt"], row["state"], row["worker"]) == (attempt, State.SENDING, self.worker):
+            row.update(state=State.RETRYING, attempt=attempt - 1, worker=None)
+
     async def record(self, outcome):
         self._answer_or_not()
         row = self.rows[outcome.id]

@@ -72,6 +72,21 @@ async def test_a_claim_finds_itself(two):
     assert (standing.state, standing.attempt) == (State.RETRYING, 0)
 
 
+async def test_a_claim_that_is_given_back_can_be_taken_by_the_other(two):
+    one, other = two
+    await one.renew_lease(60)
+    await other.renew_lease(60)
+    identity = await enrolled(one)
+    assert await one.claim(identity, 1)
+    await other.unclaim(identity, 1)
+    assert not await other.claim(identity, 1), "it was not the other's to give back"
+    await one.unclaim(identity, 1)
+    await one.unclaim(identity, 1)
+    assert await other.claim(identity, 1)
+    await one.unclaim(identity, 1)
+    assert await other.record(outcome(identity, 1, State.SENT)) == 2
+
+
 async def test_without_a_lease_nothing_is_claimed(two):
     one, _ = two
     identity = await enrolled(one)
