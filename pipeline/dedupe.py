@@ -58,6 +58,10 @@ Outcome = TypeVar("Outcome")
 ANSWER_S_MAX = 5.0
 
 
+# Dropping is the only step that cannot be made good, so nothing else is.
+DROPPED = frozenset({Answer.DUPLICATE})
+
+
 class Table(Protocol):
     """What is needed of the Redis-backed table; see pipeline.table.RedisTable."""
 
@@ -142,7 +146,7 @@ class Deduplicator:
         for item, answer in zip(items, answers, strict=True):
             if _is_rejected(item, answer):
                 rejected.append((_record_of(item.source, records), [_conflict(item)]))
-            elif answer is not Answer.DUPLICATE:
+            elif answer not in DROPPED:
                 forwarded.append(item)
 
         for _, rejections in rejected:

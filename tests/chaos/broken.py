@@ -46,7 +46,7 @@ def drop_on_claim() -> None:
     from pipeline import dedupe
     from pipeline.table import Answer
 
-    dedupe.FORWARDED = frozenset({Answer.NEW})
+    dedupe.DROPPED = frozenset(Answer) - {Answer.NEW}
 
 
 def mark_early() -> None:

@@ -219,7 +219,7 @@ def test_a_refused_commit_is_made_up_for_though_nothing_else_comes(monkeypatch):
 
 
 def _drop_on_claim(monkeypatch):
-    monkeypatch.setattr(dedupe, "FORWARDED", frozenset({Answer.NEW}))
+    monkeypatch.setattr(dedupe, "DROPPED", frozenset(Answer) - {Answer.NEW})
     return FakeLedger
 
 
