@@ -249,6 +249,8 @@ WITH gone AS (
         -- Rather twice than never: once more, if its request said so and that was not done before.
         state = CASE WHEN n.on_doubt = 'resend' AND n.doubts = 0 THEN '{State.RETRYING}' ELSE '{State.IN_DOUBT}' END,
         next_attempt_at = CASE WHEN n.on_doubt = 'resend' AND n.doubts = 0 THEN now() END,
+        -- Its record is over: whoever put that back must not make the next one wait.
+        publish_after = CASE WHEN n.published_at IS NULL THEN n.publish_after END,
         finished_at = CASE WHEN n.on_doubt = 'resend' AND n.doubts = 0 THEN NULL ELSE now() END
     FROM gone
     WHERE n.state = '{State.SENDING}' AND n.worker = gone.id

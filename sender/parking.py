@@ -1,7 +1,8 @@
 """
 Parking: the SQL of what waits in the ledger, for its time or for a later attempt, and of what nobody has in hand.
 
-A row waits while next_attempt_at is set. Whoever takes it, to put it back on Kafka, has its lease in publish_after.
+A row waits while next_attempt_at is set. Whoever takes it, to put it back on Kafka, has its lease in publish_after;
+once it is there, that moment is moved far away, because from then on Kafka has it.
 """
 
 from collections.abc import Sequence
@@ -25,11 +26,16 @@ UNCLAIMED = sql_states(state for state in states_before(State.BOUNCED) if state 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A notification that somebody must put back on notifications.deduplicated."""
+    """
+    A notification that somebody must put back on notifications.deduplicated.
+
+    leased_until: nobody else gets it before, unless it is given back.
+    """
 
     notification: Notification
     source: Source
     accepted_at: datetime
+    leased_until: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,11 @@ FROM taken JOIN contents ON contents.notification_id = taken.id
 """
 
 _TAKEN = ", ".join(
-    f"n.{column}" for column in (*NOTIFICATION_COLUMNS, "door", "source_partition", "source_offset", "source_index")
+    f"n.{column}"
+    for column in (
+        *NOTIFICATION_COLUMNS,
+        *("door", "source_partition", "source_offset", "source_index", "publish_after"),
+    )
 )
 
 # publish_after is the lease of whoever puts them back: should that process die, they are free again when it ends.
@@ -115,6 +125,14 @@ WITH forgotten AS MATERIALIZED (
 # Not NULL: one that still stands in the outbox keeps a time for its sweep.
 _GIVE_BACK = "UPDATE notifications SET publish_after = now() WHERE id = ANY ($1::uuid[]) AND publish_after > now()"
 
+# The lease says whose row it is: one that was tried, put off or taken by another meanwhile has another one, or none,
+# and must not be made to wait for what was done before.
+_HOLD = """
+UPDATE notifications AS n SET publish_after = now() + make_interval(secs => $3)
+FROM unnest($1::uuid[], $2::timestamptz[]) AS given (id, leased_until)
+WHERE n.id = given.id AND n.publish_after = given.leased_until AND n.next_attempt_at <= now()
+"""
+
 
 class Parking:
     """
@@ -144,6 +162,15 @@ class Parking:
         """
         return [_waiting(row) for row in await fetch(self._pool, _FORGOTTEN, rows_max, lease_s, before)]
 
+    async def hold(self, put_back: Sequence[Waiting], *, hold_s: float) -> None:
+        """
+        Keep what was taken as due, and is on Kafka now, from being taken again for *hold_s* seconds.
+
+        What was done about one of them meanwhile stays as it is.
+        """
+        ids, leases = [each.notification.id for each in put_back], [each.leased_until for each in put_back]
+        await fetch(self._pool, _HOLD, ids, leases, hold_s)
+
     async def give_back(self, ids: Sequence[UUID]) -> None:
         """Free what was taken and not put back: whoever asks next takes it."""
         await fetch(self._pool, _GIVE_BACK, ids)
@@ -156,4 +183,4 @@ def expired_of_row(row: asyncpg.Record) -> Expired:
 
 def _waiting(row: asyncpg.Record) -> Waiting:
     source = Source(row["door"], row["source_partition"], row["source_offset"], row["source_index"])
-    return Waiting(stored_notification(row), source, row["accepted_at"])
+    return Waiting(stored_notification(row), source, row["accepted_at"], row["publish_after"])

@@ -35,6 +35,11 @@ FORGOTTEN_ROWS_MAX = 100
 # Whoever took a row has this long to put it back, before another one takes it.
 LEASE_S = 30.0
 
+# What is due and on Kafka stays due in the ledger until a sender claims it, which with a slow relay and many others
+# before it may take long. Every time that this has passed until then makes one copy more, which only costs room; should
+# Kafka lose the record, it is also how long nobody misses it.
+HOLD_S = 900.0
+
 # The clocks of this machine, of ingest and of the database may differ by so much.
 CLOCK_SKEW_S_MAX = 10.0
 
@@ -45,6 +50,7 @@ class ParkingPort(Protocol):
     async def expire(self, *, rows_max: int) -> list[Expired]: ...
     async def take_due(self, *, rows_max: int, lease_s: float) -> list[Waiting]: ...
     async def take_forgotten(self, *, before: datetime, rows_max: int, lease_s: float) -> list[Waiting]: ...
+    async def hold(self, put_back: Sequence[Waiting], *, hold_s: float) -> None: ...
     async def give_back(self, ids: Sequence[UUID]) -> None: ...
 
 
@@ -75,6 +81,8 @@ class DueAttempts:
             count_expired(expired)
         while waiting := await self._parking.take_due(rows_max=DUE_ROWS_MAX, lease_s=LEASE_S):
             await _put_back(waiting, "due", self._parking, self._writer)
+            # A death before this costs a copy when the lease ends.
+            await self._parking.hold(waiting, hold_s=HOLD_S)
             log.info("due_put_back", notifications=len(waiting))
 
 

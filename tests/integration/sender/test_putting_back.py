@@ -54,6 +54,45 @@ async def test_while_kafka_is_away_nothing_that_is_due_is_held(pool):
     await background.stop()
 
 
+async def test_what_kafka_has_is_not_put_back_again_when_its_lease_ends(pool, monkeypatch):
+    """It is due until a sender claims it, which with a slow relay may take long."""
+    monkeypatch.setattr("sender.putting_back.LEASE_S", 0.1)
+    await parked(Ledger(pool, worker=new_id(), worker_name="one"))
+    writer, background = FakeWriter(), Background(Readiness())
+    attempts = DueAttempts(Parking(pool), writer, background)
+    await attempts.turn()
+    await asyncio.sleep(0.2)
+    await attempts.turn()
+    assert len(writer.written) == 1
+    await background.stop()
+
+
+async def test_what_was_tried_while_it_was_put_back_is_not_made_to_wait_for_that(pool):
+    """Between the acknowledgement of its record and the word that Kafka has it, a sender was faster."""
+    ledger = Ledger(pool, worker=new_id(), worker_name="one")
+    parking, identity = Parking(pool), await parked(ledger)
+    await ledger.renew_lease(60)
+    taken = await parking.take_due(rows_max=10, lease_s=60)
+    assert await ledger.claim(identity, 2)
+    now, refused = datetime.now(UTC), Reason("transient", "smtp_451")
+    await ledger.record(Outcome(identity, 2, True, State.RETRYING, refused, 12, now, next_attempt_at=now))
+    await parking.hold(taken, hold_s=900)
+    assert len(await parking.take_due(rows_max=10, lease_s=60)) == 1
+
+
+async def test_what_a_lost_worker_had_is_due_at_once_however_lately_it_was_put_back(pool):
+    ledger = Ledger(pool, worker=new_id(), worker_name="one")
+    parking, identity = Parking(pool), await parked(ledger)
+    await pool.execute("UPDATE notifications SET on_doubt = 'resend' WHERE id = $1", identity)
+    await ledger.renew_lease(60)
+    await parking.hold(await parking.take_due(rows_max=10, lease_s=60), hold_s=900)
+    assert await ledger.claim(identity, 2)
+    await ledger.end_lease()
+    await asyncio.sleep(0.01)
+    await ledger.give_up_abandoned(grace_s=0)
+    assert len(await parking.take_due(rows_max=10, lease_s=60)) == 1
+
+
 async def test_what_is_given_back_keeps_its_place_in_the_outbox(pool):
     """It was accepted over HTTP and tried before ingest had noted that Kafka has it."""
     ledger = Ledger(pool, worker=new_id(), worker_name="one")

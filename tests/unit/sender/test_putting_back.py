@@ -14,7 +14,7 @@ from schemas.messages import Source
 from schemas.records import decode_deduplicated
 from schemas.states import State
 from sender.parking import Expired, Waiting
-from sender.putting_back import DueAttempts, Reconciler
+from sender.putting_back import LEASE_S, DueAttempts, Reconciler
 from tests.builders import ACCEPTED_AT, make_notification
 
 
@@ -23,8 +23,8 @@ class Ledger:
 
     def __init__(self, count):
         source = Source("kafka", 3, 912, 0)
-        self.rows = [Waiting(make_notification(), source, ACCEPTED_AT) for _ in range(count)]
-        self.leased = set()
+        self.rows = [Waiting(make_notification(), source, ACCEPTED_AT, ACCEPTED_AT) for _ in range(count)]
+        self.leased, self.held = set(), []
         self.late = []
         self.away = False
 
@@ -40,6 +40,12 @@ class Ledger:
     async def take_forgotten(self, *, before, rows_max, lease_s):
         assert before < datetime.now(UTC)
         return await self.take_due(rows_max=rows_max, lease_s=lease_s)
+
+    async def hold(self, put_back, *, hold_s):
+        assert hold_s > LEASE_S
+        if self.away:
+            raise TransientError("Postgres: away")
+        self.held += [each.notification.id for each in put_back]
 
     async def give_back(self, ids):
         if self.away:
@@ -84,8 +90,9 @@ async def test_what_could_not_be_written_is_put_back_by_the_next_turn():
         with pytest.raises(TransientError):
             await attempts.turn()
         assert ledger.leased == set()
+        assert ledger.held == []
     await attempts.turn()
-    assert writer.written == [each.notification.id for each in ledger.rows]
+    assert writer.written == ledger.held == [each.notification.id for each in ledger.rows]
 
 
 async def test_what_may_have_been_written_waits_for_the_end_of_its_lease():
@@ -95,7 +102,7 @@ async def test_what_may_have_been_written_waits_for_the_end_of_its_lease():
         await attempts.turn()
     await attempts.turn()
     assert len(ledger.leased) == 3
-    assert writer.written == []
+    assert writer.written == ledger.held == []
 
 
 async def test_what_cannot_be_given_back_waits_for_the_end_of_its_lease():
@@ -104,6 +111,14 @@ async def test_what_cannot_be_given_back_waits_for_the_end_of_its_lease():
     with pytest.raises(TransientError):
         await due(ledger, writer).turn()
     assert len(ledger.leased) == 1
+
+
+async def test_what_was_put_back_and_cannot_be_held_is_told_and_free_when_its_lease_ends():
+    ledger, writer = Ledger(1), Writer()
+    ledger.away = True
+    with pytest.raises(TransientError):
+        await due(ledger, writer).turn()
+    assert len(writer.written) == len(ledger.leased) == 1
 
 
 async def test_what_was_forgotten_stays_an_alert_until_it_is_put_back():
