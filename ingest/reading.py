@@ -11,6 +11,7 @@ from ingest.answers import json_response
 from ingest.exchange import EXCHANGE
 from ingest.list_store import ListStore
 from ingest.lists import page_path, read_query
+from ingest.ownership import may_read
 from ingest.parameters import Parameters, whole_number
 from ingest.problems import ProblemError
 from ingest.store import Store
@@ -75,7 +76,7 @@ async def visible_history(store: Store, notification_id: UUID, client: str) -> S
         ProblemError: not_found; there is none, or it is not *client*'s to see.
     """
     history = await store.history(notification_id)
-    if not history or history[0]["client"] not in (None, client):
+    if not history or not may_read(history[0], client):
         raise ProblemError("not_found")
     return history
 

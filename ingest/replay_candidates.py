@@ -13,6 +13,7 @@ from uuid import UUID
 
 import asyncpg
 
+from ingest.ownership import changeable, nobody_elses
 from ingest.replays import Selection, Skip
 from schemas.states import RARE
 
@@ -25,11 +26,11 @@ _FIRST_ID = UUID(int=0)
 Position = Mapping[str, Any]
 
 # A replay stands for its original.
-_OF_IDS = """
+_OF_IDS = f"""
 SELECT original.id AS original
 FROM unnest($1::uuid[]) WITH ORDINALITY AS given (id, place)
 LEFT JOIN notifications AS named ON named.id = given.id
-LEFT JOIN notifications AS original ON (original.client = $2 OR original.client IS NULL)
+LEFT JOIN notifications AS original ON {changeable("$2", table="original")}
     AND original.id = CASE WHEN named.replay IS NULL THEN named.id ELSE named.replay_of END
 ORDER BY place
 """
@@ -60,7 +61,7 @@ async def candidates(
     connection: Any, selection: Selection, client: str, position: Position, *, until: datetime, rows: int
 ) -> Page:
     """
-    Return the next up to *rows* candidates behind *position*: of *client*, and those that are no client's.
+    Return the next up to *rows* candidates behind *position*: those that *client* may change (ingest/ownership.py).
 
     Args:
         connection: of asyncpg.
@@ -125,13 +126,15 @@ def _scans(selection: Selection) -> list[_Scan]:
 
 
 def _scan_sql(scan: _Scan, selection: Selection, rows: int) -> str:
-    owner = "client = $1" if scan.owned else "client IS NULL AND $1::text IS NOT NULL"
+    owner = "client = $1" if scan.owned else "client IS NULL"
     # A constant column keeps the order of the index, but the planner sees that only where it stands in the ORDER BY.
     order = f"{'' if scan.owned else 'client DESC, '}accepted_at, id"
     source = owner if scan.state is None else f"{owner} AND state = '{scan.state}'"
     # What came over HTTP has its client for a producer, also where that was not written down.
     matches = ["replay IS NULL", "($5::text IS NULL OR coalesce(producer, client) = $5)"]
     matches.append("state = ANY ($6::text[])" if selection.states else "$6::text[] IS NOT NULL")
+    if not scan.owned:
+        matches.append(nobody_elses("$1::text"))
     matching = " AND ".join(matches)
     # The last row that may be looked at comes along even if it does not match: it says how far the walk came.
     return f"""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from aiohttp import web
 
@@ -11,8 +12,9 @@ from infra.metrics import OUTCOMES
 from ingest.access import Access
 from ingest.answers import json_response
 from ingest.exchange import EXCHANGE
+from ingest.ownership import may_change
 from ingest.problems import ProblemError
-from ingest.reading import notification_id_of, visible_history
+from ingest.reading import notification_id_of
 from ingest.requests import read_json
 from ingest.scheduling_store import RESCHEDULINGS_MAX, SchedulingStore
 from ingest.store import Store
@@ -28,7 +30,7 @@ log = get_logger()
 
 
 class Scheduling:
-    """Whether and when notifications are sent. A client changes what it may see."""
+    """Whether and when notifications are sent. What a client may not change, it does not find here."""
 
     def __init__(self, *, store: Store, changes: SchedulingStore, access: Access) -> None:
         self._store = store
@@ -45,7 +47,7 @@ class Scheduling:
         notification_id = notification_id_of(request)
         for _ in range(_LOOKS_MAX):
             test = await self._changes.cancel(notification_id, client)
-            history = await visible_history(self._store, notification_id, client)
+            history = await self._changeable(notification_id, client)
             state = State(history[0]["state"])
             if test is not None:
                 log.info("notification_cancelled", notification_id=str(notification_id), client=client)
@@ -65,7 +67,7 @@ class Scheduling:
         due_at = read_new_schedule(await read_json(request), at=datetime.now(UTC))
         for _ in range(_LOOKS_MAX):
             done = await self._changes.reschedule(notification_id, client, due_at)
-            history = await visible_history(self._store, notification_id, client)
+            history = await self._changeable(notification_id, client)
             if done:
                 log.info("notification_rescheduled", notification_id=str(notification_id), client=client)
             elif refusal := _refusal(history, due_at):
@@ -74,6 +76,12 @@ class Scheduling:
                 return json_response(status_document(history))
         log.warning("rescheduling_overtaken", notification_id=str(notification_id), request_id=exchange.request_id)
         raise ProblemError("not_reschedulable", [_is(State(history[0]["state"]))])
+
+    async def _changeable(self, notification_id: UUID, client: str) -> Sequence[dict[str, Any]]:
+        history = await self._store.history(notification_id)
+        if not history or not may_change(history[0], client):
+            raise ProblemError("not_found")
+        return history
 
 
 def _goes_now(row: Mapping[str, Any], due_at: datetime | None) -> bool:

@@ -12,6 +12,7 @@ from uuid import UUID
 import asyncpg
 
 from infra.postgres import fetch, open_pool
+from ingest.ownership import changeable
 from schemas.states import State, sql_states, states_before
 
 # Each is an event for all that read the results.
@@ -20,15 +21,14 @@ RESCHEDULINGS_MAX = 100
 _CONNECTIONS_MAX = 2
 
 
-# A client changes what it may see: its own, and what is nobody's. What was handed over once, its answer unseen, is not
-# called off: nobody could say that it was never sent. Their events name no worker: a sweep of the senders publishes
-# them, at once.
+# What was handed over once, its answer unseen, is not called off: nobody could say that it was never sent. Their events
+# name no worker: a sweep of the senders publishes them, at once.
 _CANCEL = f"""
 WITH moved AS (
     UPDATE notifications
     SET state = '{State.CANCELLED}', seq = seq + 1, finished_at = now(), next_attempt_at = NULL,
         publish_after = CASE WHEN published_at IS NULL THEN publish_after END
-    WHERE id = $1 AND (client IS NULL OR client = $2) AND state IN ({sql_states(states_before(State.CANCELLED))})
+    WHERE id = $1 AND {changeable("$2")} AND state IN ({sql_states(states_before(State.CANCELLED))})
       AND doubts = 0
     RETURNING id, seq, attempt, test
 ), told AS (
@@ -45,7 +45,7 @@ WITH moved AS (
     UPDATE notifications
     SET state = '{State.SCHEDULED}', seq = seq + 1, next_attempt_at = greatest($3::timestamptz, now()),
         publish_after = CASE WHEN published_at IS NULL THEN publish_after END
-    WHERE id = $1 AND (client IS NULL OR client = $2) AND state IN ({sql_states(states_before(State.SCHEDULED))})
+    WHERE id = $1 AND {changeable("$2")} AND state IN ({sql_states(states_before(State.SCHEDULED))})
       AND (state <> '{State.QUEUED}' OR $3 > now())
       AND (expires_at IS NULL OR expires_at > greatest($3, now()))
       AND seq <= {RESCHEDULINGS_MAX}

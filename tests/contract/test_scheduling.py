@@ -241,6 +241,20 @@ async def test_nobody_sees_or_changes_what_is_another_clients(database):
     await pool.close()
 
 
+@pytest.mark.parametrize(("producer", "theirs"), [("billing", True), ("contact", True), (None, True), ("crm", False)])
+async def test_what_came_by_kafka_is_changed_by_its_producer_alone_if_it_names_one(database, producer, theirs):
+    pool = await open_pool(database, name="test", connections_max=1)
+    ledger, store = Ledger(pool, worker=new_id(), worker_name="one"), SchedulingStore(database, name="test")
+    enrolment = make_enrolment()
+    identity = enrolment.notification.id
+    await ledger.enrol([enrolment])
+    await pool.execute("UPDATE notifications SET producer = $2 WHERE id = $1", identity, producer)
+    assert await store.reschedule(identity, "billing", now() + LATER) is theirs
+    assert await store.cancel(identity, "billing") is (False if theirs else None)
+    await store.close()
+    await pool.close()
+
+
 async def test_a_notification_is_put_off_a_bounded_number_of_times(database):
     pool = await open_pool(database, name="test", connections_max=1)
     ledger, store = Ledger(pool, worker=new_id(), worker_name="one"), SchedulingStore(database, name="test")

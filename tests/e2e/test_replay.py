@@ -2,6 +2,7 @@
 
 import json
 import urllib.request
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
@@ -110,12 +111,18 @@ def test_with_force_and_a_reason_what_was_sent_is_sent_again(relevo):
     assert {each for each, _ in all_sent(relevo, [identity], 2).values()} == {identity}
 
 
-def test_what_came_by_kafka_is_chosen_by_its_producer_and_sent(relevo):
-    producer, identity = f"crm-{uuid4()}", str(uuid4())
-    relevo.produce({"id": identity, "to": address("550"), "subject": "s", "body": "b", "producer": producer})
-    relevo.wait_for(identity, "bounced")
-    assert order(relevo, producer=producer, status=["failed"], dry_run=True)["replayed"] == 0
-    assert ended(relevo, order(relevo, producer=producer, status=["bounced"])["id"])["replayed"] == 1
+def test_what_came_by_kafka_is_chosen_by_its_producer_who_alone_may(relevo):
+    identity, another_services, begun = str(uuid4()), str(uuid4()), datetime.now(UTC) - timedelta(seconds=1)
+    asked = {"to": address("550"), "subject": "s", "body": "b"}
+    # Without a key, on loopback, the client is this one.
+    relevo.produce({"id": identity, "producer": "local"} | asked)
+    relevo.produce({"id": another_services, "producer": "crm"} | asked)
+    for each in (identity, another_services):
+        relevo.wait_for(each, "bounced")
+    chosen = {"from": begun.isoformat(), "status": ["bounced"]}
+    assert order(relevo, producer="crm", dry_run=True, **chosen)["replayed"] == 0
+    assert order(relevo, ids=[another_services], dry_run=True)["skipped"]["unknown"] == 1
+    assert ended(relevo, order(relevo, producer="local", **chosen)["id"])["replayed"] == 1
 
     def told():
         [(original, status)] = replays_of(relevo, [identity]).values()

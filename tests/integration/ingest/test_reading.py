@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import time
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from uuid import uuid4
 
@@ -98,6 +99,21 @@ async def test_each_client_sees_its_own_and_what_is_nobodys(accept, ask, door, h
     cursor = (await ask("/api/notifications?limit=1")).body["next"]
     assert mine not in str((await ask(cursor, OTHERS)).body)
     assert (await ask("/api/notifications", {})).status == 401
+
+
+async def test_what_another_service_asked_for_by_kafka_can_be_read_and_not_changed(accept, ask, door, http, sql):
+    theirs, mine = await accept(), await accept()
+    for identity, producer in ((theirs, "crm"), (mine, "billing")):
+        await sql.execute("UPDATE notifications SET client = NULL, producer = $2 WHERE id = $1", identity, producer)
+    path = f"/api/notifications/{theirs}"
+    assert (await ask(path)).status == 200
+    put_off = {"scheduled_for": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}
+    for unknown in (theirs, str(uuid4())):
+        url = f"{door.url}/api/notifications/{unknown}"
+        assert (await http("DELETE", url, headers=MINE)).body["code"] == "not_found"
+        assert (await http("PATCH", url, json=put_off, headers=MINE)).body["code"] == "not_found"
+    assert (await ask(path)).body["status"] == "queued"
+    assert (await ask(f"/api/notifications/{mine}", method="DELETE")).body["status"] == "cancelled"
 
 
 async def test_what_is_asked_wrongly_is_told_by_name(ask):

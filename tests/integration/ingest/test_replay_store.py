@@ -175,21 +175,33 @@ async def test_what_expired_is_sent_by_force_alone_and_then_without_its_expiry(s
 
 
 async def test_unknown_foreign_repeated_and_empty_ones_are_told(store, sql):
-    mine, foreign, nobodys, bare = (
+    mine, foreign, nobodys, bare, another_services = (
         await put(sql),
         await put(sql, client=OTHER),
-        await put(sql, client=None, producer="crm", door="kafka"),
+        await put(sql, client=None, producer="contact"),
         await put(sql, content=False),
+        await put(sql, client=None, producer="crm", door="kafka"),
     )
-    named = (mine, mine, foreign, new_id(), nobodys, bare)
-    expected = {"repeated": 1, "unknown": 2, "no_content": 1}
+    named = (mine, mine, foreign, new_id(), nobodys, bare, another_services)
+    expected = {"repeated": 1, "unknown": 3, "no_content": 1}
     count = await store.count(ME, Wanted(Selection(ids=named)), within_s=5)
     assert (count.replayed, dict(count.skipped), count.complete) == (2, expected, True)
     done = await run(store, sql, await order(store, Selection(ids=named)))
     assert (done["replayed"], done["skipped"]) == (2, expected)
     assert not await replays_of(sql, foreign)
+    assert not await replays_of(sql, another_services)
     [made] = await replays_of(sql, nobodys)
-    assert (made["client"], made["producer"]) == (None, "crm")
+    assert (made["client"], made["producer"]) == (None, "contact")
+
+
+@pytest.mark.parametrize("states", [(State.FAILED,), (State.FAILED, State.SENT)], ids=["rare", "common"])
+@pytest.mark.parametrize("producer", [None, "crm"])
+async def test_what_another_service_asked_for_by_kafka_is_no_candidate(store, sql, states, producer):
+    wanted = {await put(sql, client=None, producer=each, door="kafka") for each in (ME, None)}
+    another_services = await put(sql, client=None, producer="crm", door="kafka")
+    done = await run(store, sql, await order(store, Selection(states=states, producer=producer)))
+    assert done["replayed"] == (0 if producer else len(wanted))
+    assert not await replays_of(sql, another_services)
 
 
 async def test_a_record_that_calls_itself_a_replay_counts_as_none(store, sql):
