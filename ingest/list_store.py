@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 
 from infra.postgres import fetch, open_pool
-from ingest.lists import Filters, Position, Query
+from ingest.lists import Filters, Position, Query, place_between
 from ingest.timeline import REASON_COLUMNS, SUMMARY_COLUMNS, summary
 from schemas.errors import TransientError
 from schemas.states import COMMON, RARE, TERMINAL, State
@@ -118,16 +118,22 @@ class ListStore:
 def _page(query: Query, rows: Sequence[asyncpg.Record]) -> Page:
     items: list[dict[str, Any]] = []
     position: Position | None = None
+    ends: Position | None = None
     for row in rows:
+        here = Position(row["accepted_at"], row["id"])
+        if ends is not None and here < ends:
+            # One scan did not look so far, so it is the next page's, whatever the others found.
+            break
         if len(items) == query.limit:
             return Page(items, replace(query, after=position))
-        position = Position(row["accepted_at"], row["id"])
         if row["matches"]:
             items.append(summary(dict(row), None if row["reason_class"] is None else dict(row)))
+            position = here
         if row["scan_ends"]:
-            # What is older was not looked at by this scan, so it is the next page's, whatever the others found.
-            return Page(items, replace(query, after=position))
-    return Page(items, None)
+            # This row may be another client's, and so may the next: a place between them is nobody's.
+            between = place_between(Position(row["next_at"], row["next_id"]), here)
+            ends = between if ends is None else max(ends, between)
+    return Page(items, None if ends is None else replace(query, after=ends))
 
 
 def page_sql(query: Query, client: str) -> tuple[str, list[object]]:
@@ -135,12 +141,14 @@ def page_sql(query: Query, client: str) -> tuple[str, list[object]]:
     arguments = _Arguments()
     rows = query.limit + 1
     scans = [_scan_sql(scan, rows) for scan in _scans(query, client, arguments)]
+    # Each scan may bring one more, which only says how far it came.
+    rows += len(scans)
     # The row where one scan ends may be what another one looked for: that comes first, or it would be passed over.
     order = f"{_NEWEST_FIRST}, matches DESC"
     sql = f"""
 SELECT found.*, {", ".join(REASON_COLUMNS)}
 FROM (
-    SELECT * FROM ({" UNION ALL ".join(scans)}) AS scans ORDER BY {order} LIMIT {rows + 1}
+    SELECT * FROM ({" UNION ALL ".join(scans)}) AS scans ORDER BY {order} LIMIT {rows}
 ) AS found
 LEFT JOIN events ON events.notification_id = found.id AND events.seq = found.seq
 ORDER BY {order}
@@ -150,19 +158,21 @@ ORDER BY {order}
 
 def _scan_sql(scan: Scan, rows: int) -> str:
     if not scan.matches:
-        return (
-            f"(SELECT {_COLUMNS}, true AS matches, false AS scan_ends FROM {scan.source} "
-            f"ORDER BY {scan.order} LIMIT {rows})"
-        )
+        return f"""(
+SELECT {_COLUMNS}, true AS matches, false AS scan_ends, NULL::timestamptz AS next_at, NULL::uuid AS next_id
+FROM {scan.source} ORDER BY {scan.order} LIMIT {rows})"""
     matches = " AND ".join(scan.matches)
-    # The last row that may be looked at comes along even if it does not match: it says how far the scan came.
+    # The last row that may be looked at comes along even if it does not match: it says how far the scan came. With it
+    # comes the place of the next one; where there is none, the scan has come to its end.
+    ends = f"place = {SCANNED_ROWS_MAX} AND next_id IS NOT NULL"
     return f"""(
-SELECT {_COLUMNS}, ({matches}) IS TRUE AS matches, place = {SCANNED_ROWS_MAX} AS scan_ends
+SELECT {_COLUMNS}, ({matches}) IS TRUE AS matches, ({ends}) AS scan_ends, next_at, next_id
 FROM (
-    SELECT {_COLUMNS}, row_number() OVER (ORDER BY {scan.order}) AS place
-    FROM {scan.source} ORDER BY {scan.order} LIMIT {SCANNED_ROWS_MAX}
+    SELECT {_COLUMNS}, row_number() OVER walk AS place, lead(accepted_at) OVER walk AS next_at,
+        lead(id) OVER walk AS next_id
+    FROM {scan.source} WINDOW walk AS (ORDER BY {scan.order}) ORDER BY {scan.order} LIMIT {SCANNED_ROWS_MAX}
 ) AS scanned
-WHERE {matches} OR place = {SCANNED_ROWS_MAX}
+WHERE {matches} OR {ends}
 ORDER BY {scan.order} LIMIT {rows})"""
 
 

@@ -3,7 +3,8 @@ Lists: what may be asked of `GET /api/notifications`, and the cursor that leads 
 
 A cursor holds the place where its page ended and the filters of the first page, so that it needs nothing beside it, and
 of a recipient only the number that the index knows: an address is neither repeated to who asked, nor left in the logs
-of proxies page after page.
+of proxies page after page. Its place is that of a notification that the page showed, or between two, of which it says
+nothing.
 """
 
 import base64
@@ -55,9 +56,9 @@ class Filters:
     recipient_key: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Position:
-    """The place of one notification in a list: newest first, of equal moments the larger id first."""
+    """The place of one notification in a list, in which the larger comes first: the newer, of one moment by the id."""
 
     accepted_at: datetime
     id: UUID
@@ -70,6 +71,23 @@ class Query:
     filters: Filters = Filters()
     limit: int = LIMIT_DEFAULT
     after: Position | None = None
+
+
+def place_between(lower: Position, upper: Position) -> Position:
+    """
+    Return a place above *lower*, and not above *upper*, that tells as little of the two as such a place can.
+
+    It is the leading bits of *upper* as far as the first in which *lower* has another one, and zeros.
+    """
+    if lower.accepted_at < upper.accepted_at:
+        micros = _cut(_micros(lower.accepted_at), _micros(upper.accepted_at))
+        return Position(_EPOCH + micros * _MICROSECOND, UUID(int=0))
+    return Position(upper.accepted_at, UUID(int=_cut(lower.id.int, upper.id.int)))
+
+
+def _cut(lower: int, upper: int) -> int:
+    tail_bits = (lower ^ upper).bit_length() - 1
+    return upper >> tail_bits << tail_bits
 
 
 def read_query(given: MultiMapping[str]) -> Query:

@@ -121,6 +121,20 @@ async def test_page_after_page_is_exactly_what_matches(store, rows, states, scan
         assert await walked(store, filters, 5) == expected(rows, filters), filters
 
 
+@pytest.mark.parametrize("filters", [Filters(recipient="ana@example.org"), Filters((State.QUEUED, State.BOUNCED))])
+async def test_no_cursor_holds_the_place_of_what_is_another_clients(store, rows, filters, monkeypatch):
+    monkeypatch.setattr(list_store, "SCANNED_ROWS_MAX", 7)
+    theirs = {row["id"] for row in rows if row["client"] == OTHER}
+    query, ended_short = Query(filters, 5), 0
+    while query is not None:
+        page = await store.page(query, ME)
+        query = page.next
+        if query is not None:
+            assert query.after.id not in theirs
+            ended_short += query.after.id.int % 2**32 == 0
+    assert ended_short > 3, "some pages ended where their scan did"
+
+
 async def test_a_page_shows_why_and_never_to_whom(store, rows):
     page = await store.page(Query(Filters(recipient="ana@example.org"), 200), ME)
     assert {item["reason"]["code"] for item in page.items} == {"smtp_250"}

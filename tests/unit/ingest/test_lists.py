@@ -6,12 +6,22 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from multidict import MultiDict
 
 from ingest import lists
-from ingest.lists import LIMIT_DEFAULT, Filters, Position, Query, cursor_of, page_path, read_cursor, read_query
+from ingest.lists import (
+    LIMIT_DEFAULT,
+    Filters,
+    Position,
+    Query,
+    cursor_of,
+    page_path,
+    place_between,
+    read_cursor,
+    read_query,
+)
 from schemas.errors import InvalidRequestError
 from schemas.states import IN_LEDGER, State
 
@@ -161,6 +171,33 @@ def test_a_cursor_that_somebody_made_up_reaches_no_database(changes):
     raw = json.dumps(held).encode()
     with pytest.raises(ValueError):
         read_cursor(base64.urlsafe_b64encode(lists._check(raw) + raw).decode().rstrip("="))
+
+
+PLACES = st.builds(
+    Position,
+    st.integers(0, 2**52).map(lambda micros: AT + timedelta(microseconds=micros)) | st.just(AT),
+    st.uuids(),
+)
+
+
+@given(PLACES, PLACES)
+def test_a_place_between_two_is_above_the_one_and_not_above_the_other(one, other):
+    assume(one != other)
+    lower, upper = sorted((one, other))
+    between = place_between(lower, upper)
+    assert lower < between <= upper
+    query = Query(after=between)
+    assert read_cursor(cursor_of(query)) == query
+
+
+def test_a_place_between_two_tells_little_of_them():
+    moment, later = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 0, 0, 7, 123456, tzinfo=UTC)
+    low, high = UUID("72000000-1111-4111-8111-111111111111"), UUID("73a9c3b7-2222-4222-8222-222222222222")
+    between = place_between(Position(moment, low), Position(moment, high))
+    assert between == Position(moment, UUID("73000000-0000-0000-0000-000000000000"))
+    between = place_between(Position(moment, high), Position(later, high))
+    assert between.id.int == 0
+    assert moment < between.accepted_at < later
 
 
 def test_beside_a_cursor_only_a_limit_may_be_given():
