@@ -36,7 +36,9 @@ HTTP_WAITING = Gauge("relevo_http_waiting", "Callers that wait for an outcome: ?
 ACCEPTED = Counter(
     "relevo_accepted_total", "Notifications accepted over HTTP, by answer: new, replayed, conflict", ["answer"]
 )
-RATE_LIMITED = Counter("relevo_rate_limited_total", "Calls refused with 429, by limit: notify, contact", ["limit"])
+RATE_LIMITED = Counter(
+    "relevo_rate_limited_total", "Calls refused with 429, by limit: notify, contact, orders", ["limit"]
+)
 RATE_LIMIT_OPEN = Counter(
     "relevo_rate_limit_open_total", "Calls that passed a limit uncounted, because Redis did not answer", ["limit"]
 )

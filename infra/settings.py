@@ -119,6 +119,13 @@ class Settings(BaseModel):
         description="contact messages that one address (of IPv6 one /64) may bring, also all at once; 0: no limit; "
         "in development this very machine is not counted",
     )
+    orders_rate_per_min: int = Field(
+        60,
+        ge=0,
+        le=1_000_000,
+        description="replays, dry runs among them, and events of its webhook to be tried or sent again that one client "
+        "may ask for, also all at once; 0: no limit; in development nobody is counted",
+    )
     trusted_proxies: Names = Field(
         (),
         description="networks such as `10.0.0.0/8` of the proxies whose `X-Forwarded-For` says who called; nobody "

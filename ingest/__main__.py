@@ -80,9 +80,9 @@ async def serve(settings: Settings, readiness: Readiness, stop: asyncio.Event) -
     counts = StatsStore(settings.postgres_dsn, name=name)
     stats = Stats(access, counts)
     orders = ReplayStore(settings.postgres_dsn, name=name)
-    replays = Replays(orders, access)
+    replays = Replays(orders, access, limits)
     replaying = Background(readiness)
-    webhooks = _webhooks(settings, access, name)
+    webhooks = _webhooks(settings, access, limits, name)
     validation, health = Validation(access), Health(dependencies, readiness)
     door = _door(
         settings, api, batches, reading, replays, stats, validation, health, webhooks=webhooks, scheduling=scheduling
@@ -127,13 +127,15 @@ def _limits(settings: Settings, buckets: RedisBuckets) -> RateLimits:
         Peers(settings.trusted_proxies),
         notify_per_s=settings.notify_rate_per_s,
         contact_per_min=settings.contact_rate_per_min,
+        orders_per_min=settings.orders_rate_per_min,
         open_on_loopback=settings.development,
     )
 
 
-def _webhooks(settings: Settings, access: Access, name: str) -> WebhookApi:
+def _webhooks(settings: Settings, access: Access, limits: RateLimits, name: str) -> WebhookApi:
     return WebhookApi(
         access=access,
+        limits=limits,
         store=WebhookStore(settings.postgres_dsn, name=name),
         egress=open_egress(settings),
         plain_allowed=settings.development,

@@ -114,10 +114,15 @@ class Batches:
         # Before the body: who may not ask is not read.
         client = self._access.client_of(request.headers, request.remote)
         async with self._room:
-            batch = read_batch(
-                await read_json(request, bytes_max=BATCH_BODY_BYTES_MAX),
-                keys=request.headers.getall("Idempotency-Key", ()),
-            )
+            try:
+                batch = read_batch(
+                    await read_json(request, bytes_max=BATCH_BODY_BYTES_MAX),
+                    keys=request.headers.getall("Idempotency-Key", ()),
+                )
+            except (InvalidRequestError, ProblemError):
+                # What is none was read and judged, too; a lone notification that is none costs the same.
+                await self._limits.of_client(client)
+                raise
             await self._limits.of_client(client, cost=len(batch.items))
             if self._gate.full:
                 raise ProblemError("outbox_full")

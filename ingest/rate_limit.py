@@ -1,5 +1,6 @@
 """
-Rate limits at the door: how many notifications a client, and how many contact messages an address, may bring.
+Rate limits at the door: how many notifications a client, and how many contact messages an address, may bring, and how
+many orders that make work beyond their own size a client may give.
 
 What was used is kept in Redis, so that all processes count together; whoever asks at the same moment asks in one call.
 A limit is no reason to turn anybody away for an outage: while Redis does not answer everybody passes, and is counted.
@@ -125,15 +126,25 @@ class RateLimits:
     Args:
         notify_per_s: notifications of one client in a second; 0: no limit.
         contact_per_min: contact messages of one address in a minute; 0: no limit.
-        open_on_loopback: whether contact messages from this very machine are not counted.
+        orders_per_min: orders of one client in a minute, each of which may speak of thousands; 0: no limit.
+        open_on_loopback: whether contact messages from this very machine, and any orders, are not counted.
     """
 
     def __init__(
-        self, buckets: Buckets, peers: Peers, *, notify_per_s: float, contact_per_min: int, open_on_loopback: bool
+        self,
+        buckets: Buckets,
+        peers: Peers,
+        *,
+        notify_per_s: float,
+        contact_per_min: int,
+        orders_per_min: int,
+        open_on_loopback: bool,
     ) -> None:
         # A whole batch must fit, or it could never be sent.
         self._notify = Rate.per("notify", notify_per_s, 1, burst_min=BATCH_ITEMS_MAX) if notify_per_s else None
         self._contact = Rate.per("contact", contact_per_min, 60) if contact_per_min else None
+        counted = orders_per_min and not open_on_loopback
+        self._orders = Rate.per("orders", orders_per_min, 60) if counted else None
         self._peers = peers
         self._open_on_loopback = open_on_loopback
         self._open_until_s = 0.0
@@ -149,6 +160,16 @@ class RateLimits:
         """
         if self._notify is not None:
             await self._pass(Charge(self._notify, client, cost))
+
+    async def of_order(self, client: str) -> None:
+        """
+        Return when *client* may give one more order now, at most ANSWER_S_MAX later.
+
+        Raises:
+            ProblemError: rate_limited, with Retry-After; nothing was charged.
+        """
+        if self._orders is not None:
+            await self._pass(Charge(self._orders, client, 1))
 
     async def of_visitor(self, headers: MultiMapping[str], peer: str | None) -> None:
         """

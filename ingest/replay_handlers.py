@@ -1,5 +1,6 @@
 """The handlers of replays: order one, see what became of it, call it off."""
 
+import math
 from uuid import UUID
 
 from aiohttp import hdrs, web
@@ -9,6 +10,7 @@ from ingest.access import Access
 from ingest.answers import json_response
 from ingest.parameters import Parameters, whole_number
 from ingest.problems import ProblemError
+from ingest.rate_limit import RateLimits
 from ingest.replay_store import ReplayStore
 from ingest.replays import PATH, Wanted, counts_of_skips, order_document, read_wanted
 from ingest.requests import read_json
@@ -29,13 +31,16 @@ log = get_logger()
 class Replays:
     """Orders to send again. A client sees its own."""
 
-    def __init__(self, store: ReplayStore, access: Access) -> None:
+    def __init__(self, store: ReplayStore, access: Access, limits: RateLimits) -> None:
         self._store = store
         self._access = access
+        self._limits = limits
+        self._counting: set[str] = set()
 
     async def order(self, request: web.Request) -> web.Response:
         """POST /api/replays."""
         client = self._access.client_of(request.headers, request.remote)
+        await self._limits.of_order(client)
         errors: list[FieldError] = []
         key = read_key(request.headers.getall("Idempotency-Key", ()), errors)
         given = await read_json(request)
@@ -80,7 +85,14 @@ class Replays:
         return json_response(order_document(found))
 
     async def _count(self, client: str, wanted: Wanted) -> web.Response:
-        count = await self._store.count(client, wanted, within_s=COUNT_S_MAX)
+        # One at a time for each client: several would take turns with each other, and with those of the others.
+        if client in self._counting:
+            raise ProblemError("rate_limited", headers={"Retry-After": str(math.ceil(COUNT_S_MAX))})
+        self._counting.add(client)
+        try:
+            count = await self._store.count(client, wanted, within_s=COUNT_S_MAX)
+        finally:
+            self._counting.discard(client)
         document = {
             "dry_run": True,
             "replayed": count.replayed,

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 import asyncpg
@@ -22,7 +23,7 @@ POSTPONED_S = 15.0
 _NO_ORDER = UUID(int=0)
 _REPLAYED = "replayed"
 
-# One for the batches, one for a count, one for requests: apart from those of accepting.
+# For the batches, for counts and for requests: apart from those of accepting.
 _CONNECTIONS_MAX = 3
 
 _CREATE = f"""
@@ -68,8 +69,6 @@ class ReplayStore:
         self._dsn = dsn
         self._name = name
         self._pool: asyncpg.Pool | None = None
-        # One count at a time: it may hold its connection for seconds.
-        self._counting = asyncio.Lock()
 
     async def open(self) -> None:
         """Connect. Until then every method raises TransientError."""
@@ -123,22 +122,29 @@ class ReplayStore:
             raise
 
     async def count(self, client: str, wanted: Wanted, *, within_s: float) -> Count:
-        """Say what an order would do now, and do nothing. It looks at as many as it can *within_s*."""
+        """
+        Say what an order would do now, and do nothing. It looks at as many as it can *within_s*.
+
+        A connection is held for one page at a time: counts of several clients take turns, and hold up no batch.
+        """
         loop = asyncio.get_running_loop()
         counts: Counter[str] = Counter()
         position: Position = {}
-        async with self._counting, transaction(self._connected()) as connection:
-            deadline = loop.time() + within_s
-            now = await connection.fetchval("SELECT now()")
-            while True:
+        until: datetime | None = None
+        deadline = loop.time() + within_s
+        while True:
+            async with transaction(self._connected()) as connection:
+                if until is None:
+                    until = await connection.fetchval("SELECT now()")
+                    assert until is not None, "it is always some time"
                 page = await candidates(
-                    connection, wanted.selection, client, position, until=now, rows=_COUNTED_ROWS_MAX
+                    connection, wanted.selection, client, position, until=until, rows=_COUNTED_ROWS_MAX
                 )
                 verdicts = await judge(connection, page, order=_NO_ORDER, force=wanted.force)
-                counts.update(skip or _REPLAYED for _, skip, _ in verdicts)
-                if page.last or loop.time() > deadline:
-                    return Count(counts.pop(_REPLAYED, 0), counts, complete=page.last)
-                position = page.candidates[-1].position
+            counts.update(skip or _REPLAYED for _, skip, _ in verdicts)
+            if page.last or loop.time() > deadline:
+                return Count(counts.pop(_REPLAYED, 0), counts, complete=page.last)
+            position = page.candidates[-1].position
 
     def _connected(self) -> asyncpg.Pool:
         if self._pool is None:

@@ -14,8 +14,11 @@ from schemas.records import TRACEPARENT_HEADER, Header, Rejection, read_requeste
 from schemas.results import now
 from schemas.topics import REQUESTED
 
-# How many records are held at the same time: each may have 8 MiB, and at worst some twenty times that while judged.
+# How many records are judged at the same time: each may have 8 MiB, and at worst some twenty times that meanwhile.
 RECORDS_MAX = 2
+# How many one client may have in hand. Reading one takes as long as its sender likes, up to the time that a body has:
+# who is slow holds up nobody else.
+RECORDS_PER_CLIENT_MAX = 2
 
 
 class Validation:
@@ -24,15 +27,18 @@ class Validation:
     def __init__(self, access: Access) -> None:
         self._access = access
         self._room = asyncio.Semaphore(RECORDS_MAX)
+        # As many as there are clients, which settings name.
+        self._rooms: dict[str, asyncio.Semaphore] = {}
 
     async def validate(self, request: web.Request) -> web.Response:
         """POST /api/validate: the body is a record's value, whatever it is; its CloudEvents attributes are headers."""
-        self._access.client_of(request.headers, request.remote)
+        client = self._access.client_of(request.headers, request.remote)
         headers = record_headers(request)
-        async with self._room:
+        async with self._rooms.setdefault(client, asyncio.Semaphore(RECORDS_PER_CLIENT_MAX)):
             value = await read_body(request, bytes_max=REQUESTED.record_bytes_max)
-            # In a thread: a record of 8 MiB takes a second to judge, and nobody else shall wait for that.
-            verdicts = await asyncio.to_thread(_judge, value, headers)
+            async with self._room:
+                # In a thread: a record of 8 MiB takes a second to judge, and nobody else shall wait for that.
+                verdicts = await asyncio.to_thread(_judge, value, headers)
         return web.Response(body=verdicts, headers={"Content-Type": "application/json"})
 
 

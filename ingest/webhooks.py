@@ -10,6 +10,7 @@ from aiohttp import web
 from infra.egress import Egress, ForbiddenAddressError
 from ingest.access import Access
 from ingest.problems import ProblemError
+from ingest.rate_limit import RateLimits
 from ingest.requests import read_json
 from ingest.webhook_requests import Resend, read_delivery_query, read_resend, read_wanted
 from ingest.webhook_store import Resent, Webhook, WebhookStore
@@ -34,8 +35,11 @@ class WebhookApi:
         plain_allowed: whether http:// will do.
     """
 
-    def __init__(self, *, access: Access, store: WebhookStore, egress: Egress, plain_allowed: bool) -> None:
+    def __init__(
+        self, *, access: Access, limits: RateLimits, store: WebhookStore, egress: Egress, plain_allowed: bool
+    ) -> None:
         self._access = access
+        self._limits = limits
         self._store = store
         self._egress = egress
         self._plain_allowed = plain_allowed
@@ -73,14 +77,16 @@ class WebhookApi:
 
     async def test(self, request: web.Request) -> web.Response:
         """POST /api/webhook/test: an event that means nothing."""
-        event_id = new_id()
-        if not await self._store.add_test(self._client(request), event_id, now()):
+        client, event_id = self._client(request), new_id()
+        await self._limits.of_order(client)
+        if not await self._store.add_test(client, event_id, now()):
             raise ProblemError("not_found")
         return _json({"webhook_id": str(event_id)}, status=202)
 
     async def resend(self, request: web.Request) -> web.Response:
         """POST /api/webhook/resend: by id, or by window."""
         webhook = await self._find(request)
+        await self._limits.of_order(self._client(request))
         wanted = read_resend(await read_json(request))
         return _json(_resent(await self._store.resend(webhook.id, wanted), wanted), status=202)
 

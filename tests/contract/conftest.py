@@ -18,6 +18,7 @@ def door(servers, tmp_path_factory):
         kafka_bootstrap=servers.kafka_bootstrap,
         redis_url=servers.redis_url,
         api_keys=f"contract:{KEY}",
+        orders_rate_per_min=0,
         contact_recipients="contact@example.org",
         mail_from="relevo@example.org",
         cors_origins="https://www.example.org",

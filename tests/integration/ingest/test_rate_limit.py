@@ -14,7 +14,10 @@ from tests.integration.ingest.process import Ingest
 
 NOTIFY = {"to": "receiver@example.com", "subject": "Alerta", "body": "Algo pasa."}
 FORM = {"name": "Elon", "email": "elon@xcorp.com", "message": "Hola"}
-KEYS = {client: f"{client}-key-0123456789abcdef" for client in ("billing", "shop", "slow", "batches", "outage")}
+KEYS = {
+    client: f"{client}-key-0123456789abcdef"
+    for client in ("billing", "shop", "slow", "batches", "outage", "malformed", "orders")
+}
 # Slow enough that nothing comes back while a test looks: one in a hundred seconds, a hundred at once.
 PER_S = 0.01
 AT_ONCE = 100
@@ -34,6 +37,7 @@ def limited(place, tmp_path_factory):
         "mail_from": "relevo@example.org",
         "notify_rate_per_s": PER_S,
         "contact_rate_per_min": 2,
+        "orders_rate_per_min": 2,
         "trusted_proxies": "127.0.0.1",
     }
     services = []
@@ -51,7 +55,7 @@ def opened(services):
     return sum(
         service.metric(f'relevo_rate_limit_open_total{{limit="{limit}"}}')
         for service in services
-        for limit in ("notify", "contact")
+        for limit in ("notify", "contact", "orders")
     )
 
 
@@ -132,6 +136,40 @@ async def test_a_batch_costs_what_its_items_cost_and_is_taken_as_a_whole_or_not(
     answers = await counted(limited, run)
     assert [answer.status for answer in answers] == [202, 429, 202, 429]
     assert 1_990 <= int(answers[1].headers["Retry-After"]) <= 2_000, "twenty are missing"
+
+
+@pytest.mark.parametrize("body", [b"{}", b"{", b'{"items": []}'], ids=["no items", "no JSON", "empty"])
+async def test_a_batch_that_is_none_costs_as_much_as_one_notification(limited, http, servers, body):
+    headers = bearer("malformed") | {"Content-Type": "application/json"}
+
+    async def run():
+        clear(servers)
+        url = f"{limited[0].url}/api/notify/batch"
+        most = {"items": [NOTIFY] * (AT_ONCE - 1)}
+        first = await http("POST", url, json=most, headers=bearer("malformed"))
+        return [first] + [await http("POST", url, data=body, headers=headers) for _ in range(2)]
+
+    answers = await counted(limited, run)
+    assert [answer.status // 100 for answer in answers] == [2, 4, 4]
+    assert [answer.status == 429 for answer in answers] == [False, False, True]
+
+
+async def test_replays_and_what_is_asked_of_webhooks_share_one_limit(limited, http, servers):
+    async def run():
+        clear(servers)
+        return [
+            await http("POST", f"{limited[0].url}{path}", json=body, headers=bearer("orders"))
+            for path, body in (
+                ("/api/replays", {"status": ["failed"], "dry_run": True}),
+                ("/api/webhook/test", None),
+                ("/api/replays", {"status": ["failed"]}),
+                ("/api/webhook/test", None),
+            )
+        ]
+
+    answers = await counted(limited, run)
+    assert [answer.status for answer in answers] == [200, 404, 429, 429]
+    assert 1 <= int(answers[2].headers["Retry-After"]) <= 30
 
 
 async def test_visitors_are_counted_by_their_address_behind_a_trusted_proxy(limited, http, servers):

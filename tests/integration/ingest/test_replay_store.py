@@ -278,6 +278,29 @@ async def test_a_count_that_runs_out_of_time_says_so(store, sql, monkeypatch):
     assert (count.replayed, count.complete) == (2, False)
 
 
+async def test_a_long_count_of_one_client_holds_up_no_other_and_no_batch(store, sql, monkeypatch):
+    mine, others = await put(sql), await put(sql, client=OTHER)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    judge = replay_store.judge
+
+    async def slow(connection, page, *, order, force):
+        if page.candidates[0].original == mine:
+            begun.set()
+            await go_on.wait()
+        return await judge(connection, page, order=order, force=force)
+
+    monkeypatch.setattr(replay_store, "judge", slow)
+    long = asyncio.create_task(store.count(ME, Wanted(Selection(ids=(mine,))), within_s=60))
+    async with asyncio.timeout(10):
+        await begun.wait()
+        theirs = Selection(ids=(others,))
+        assert (await store.count(OTHER, Wanted(theirs), within_s=5)).replayed == 1
+        assert (await run(store, sql, await order(store, theirs, client=OTHER), OTHER))["replayed"] == 1
+    assert not long.done()
+    go_on.set()
+    assert (await long).replayed == 1
+
+
 async def test_the_rate_says_how_many_go_at_once_and_when_the_next_are_due(store, sql):
     originals = [await put(sql) for _ in range(5)] + [await put(sql, State.SENT)]
     identity = await order(store, Selection(ids=tuple(originals)), rate_per_s=2)

@@ -35,12 +35,13 @@ class FakeBuckets:
         return waits
 
 
-def limits_of(buckets, *, notify_per_s=0.0, contact_per_min=0, development=False):
+def limits_of(buckets, *, notify_per_s=0.0, contact_per_min=0, orders_per_min=0, development=False):
     return RateLimits(
         buckets,
         Peers(["10.0.0.0/8"]),
         notify_per_s=notify_per_s,
         contact_per_min=contact_per_min,
+        orders_per_min=orders_per_min,
         open_on_loopback=development,
     )
 
@@ -69,6 +70,16 @@ async def test_who_is_beyond_the_limit_is_told_when_there_is_room_in_whole_secon
     await limits.of_client("billing", cost=99)
     assert await refusal(limits.of_client("billing", cost=2)) == 3
     await limits.of_client("billing")
+
+
+async def test_orders_have_a_limit_of_their_own_but_in_development():
+    buckets = FakeBuckets(room=1)
+    limits = limits_of(buckets, notify_per_s=10, orders_per_min=60)
+    await limits.of_order("billing")
+    assert await refusal(limits.of_order("billing")) == 3
+    assert {each.rate.name for charges in buckets.calls for each in charges} == {"orders"}
+    await limits_of(FakeBuckets(room=0), orders_per_min=60, development=True).of_order("local")
+    await limits_of(FakeBuckets(room=0)).of_order("billing")
 
 
 async def test_who_comes_at_the_same_time_is_asked_for_in_one_call():
