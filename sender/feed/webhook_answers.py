@@ -9,8 +9,8 @@ from email.utils import parsedate_to_datetime
 from schemas.webhooks import DeliveryState
 
 GONE = 410
-# Worth another attempt, beside every 5xx: the receiver did not say that the event itself is wrong.
-_PASSING = frozenset({408, 429})
+# Said about this very event: the receiver is well, and the next event may please it.
+_ABOUT_THE_EVENT = frozenset({400, 409, 413, 415, 422})
 
 # So that what failed together does not come back together.
 JITTER = 0.1
@@ -54,6 +54,8 @@ def judge(answer: Answer, *, attempt: int, waits_s: Sequence[float], chance: flo
         attempt: that it was, 1 for the first.
         waits_s: after each attempt; behind the last one there is no other. Each is varied by JITTER.
         chance: from 0 to 1.
+    Whatever is not 2xx is tried again: a 401, a 404 or a redirect is what a mistake in the receiver's routing looks
+    like, which somebody mends within the day of the schedule; an event that was given up would be lost by then.
     Source: Standard Webhooks 1.0, "Deliverability and reliability"; RFC 9110 15.5.11 (410).
     """
     status = answer.status
@@ -63,14 +65,12 @@ def judge(answer: Answer, *, attempt: int, waits_s: Sequence[float], chance: flo
     if status == GONE:
         # The event waits with all others: who sets the webhook again gets it.
         return Verdict(DeliveryState.PENDING, answer.code, wait_s, disables=True)
-    passing = status is None or status in _PASSING or status >= 500
-    if not passing:
-        return Verdict(DeliveryState.FAILED, answer.code)
+    resting = status not in _ABOUT_THE_EVENT
     if attempt > len(waits_s):
-        return Verdict(DeliveryState.FAILED, answer.code, resting=True)
+        return Verdict(DeliveryState.FAILED, answer.code, resting=resting)
     # Never earlier than asked, but nobody puts us off for longer than we would wait by ourselves.
     asked_s = min(answer.retry_after_s or 0.0, max(waits_s))
-    return Verdict(DeliveryState.PENDING, answer.code, max(wait_s, asked_s), resting=True)
+    return Verdict(DeliveryState.PENDING, answer.code, max(wait_s, asked_s), resting=resting)
 
 
 def read_retry_after(text: str | None, now: datetime) -> float | None:

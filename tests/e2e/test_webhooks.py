@@ -192,12 +192,22 @@ def test_retry_after_is_kept(alfa, hook):
     assert second.at - first.at >= 0.95
 
 
-def test_a_refusal_is_final_and_a_resend_brings_the_same_id(alfa, hook):
+def test_a_mistake_in_the_routing_of_a_receiver_loses_nothing(alfa, hook):
+    alfa.hook(hook)
+    hook.script = [404, 401, 302, 403]
+    alfa.notify()
+    eventually(lambda: len(hook.taken) == 1, 30)
+    assert [each.answered for each in hook.came] == [404, 401, 302, 403, 200]
+    assert len({(each.id, each.body) for each in hook.came}) == 1
+
+
+def test_a_refusal_that_lasts_fails_and_a_resend_brings_the_same_id(alfa, hook):
     secret = alfa.hook(hook)
     hook.status = 400
     refused = alfa.notify()
-    (failed,) = eventually(lambda: alfa.deliveries("failed"), 30)
-    assert (failed["attempt"], failed["answer"], failed["notification_id"]) == (1, "http_400", refused)
+    (failed,) = eventually(lambda: alfa.deliveries("failed"), 60)
+    attempts = 1 + len(WAITS_S.split(","))
+    assert (failed["attempt"], failed["answer"], failed["notification_id"]) == (attempts, "http_400", refused)
     hook.status = 200
     assert alfa.call("POST", "/api/webhook/resend", {"ids": [refused]})["deliveries"] == 1
     eventually(lambda: len(hook.taken) == 1, 30)

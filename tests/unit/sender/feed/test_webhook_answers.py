@@ -23,16 +23,22 @@ def test_2xx_is_delivered(status):
     assert verdict(status).state is DeliveryState.DELIVERED
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 599, None])
-def test_passing_troubles_are_tried_again(status):
+@pytest.mark.parametrize("status", [301, 302, 307, 308, 401, 403, 404, 405, 408, 429, 500, 502, 503, 504, 599, None])
+def test_a_receiver_in_trouble_is_asked_again_and_left_alone_for_a_moment(status):
     found = verdict(status)
     assert (found.state, found.wait_s, found.resting) == (DeliveryState.PENDING, WAITS_S[0], True)
 
 
-@pytest.mark.parametrize("status", [301, 302, 307, 308, 400, 401, 403, 404, 405, 409, 413, 422])
-def test_redirects_and_refusals_are_final(status):
+@pytest.mark.parametrize("status", [400, 409, 413, 415, 422])
+def test_what_is_said_about_one_event_holds_up_no_other(status):
     found = verdict(status)
-    assert (found.state, found.disables, found.resting) == (DeliveryState.FAILED, False, False)
+    assert (found.state, found.wait_s, found.resting) == (DeliveryState.PENDING, WAITS_S[0], False)
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 404, 503, None])
+def test_after_the_schedule_it_has_failed_whatever_it_was(status):
+    assert verdict(status, attempt=len(WAITS_S)).state is DeliveryState.PENDING
+    assert verdict(status, attempt=len(WAITS_S) + 1).state is DeliveryState.FAILED
 
 
 def test_gone_disables_the_webhook_and_its_event_waits():
