@@ -99,7 +99,8 @@ WEBHOOK_OLDEST_SECONDS = Gauge(
 )
 WEBHOOKS_IN_TROUBLE = Gauge(
     "relevo_webhooks_in_trouble",
-    "Webhooks that are disabled (their receiver said 410), or failing: no success for an hour",
+    "Webhooks that are disabled (their receiver said 410), failing (no success for an hour), or keyless: their client "
+    "has no key any more",
     ["trouble"],
 )
 READY = Gauge("relevo_ready", "1 while this process is ready, as /readyz says")

@@ -20,6 +20,9 @@ from schemas.addresses import check_address, check_recipient
 from schemas.errors import ConfigurationError
 
 KEY_CHARS_MIN = 20
+
+# Who calls from this very machine without a key, in development; no client can be called so.
+LOCAL_CLIENT = "local"
 # "contact" and "local" are callers without a key: the contact form, and this machine in development.
 _CLIENT_NAME = re.compile(r"(?!(?:contact|local)\Z)[a-z0-9][a-z0-9_-]{0,39}")
 # As browsers spell it: in lower case, without user, path or query.
@@ -359,6 +362,10 @@ class Settings(BaseModel):
             client, _, key = pair.partition(":")
             found[client] = (*found.get(client, ()), key)
         return found
+
+    def clients(self) -> frozenset[str]:
+        """Return who may call at the door: each client that has a key, and in development LOCAL_CLIENT."""
+        return frozenset(self.keys_by_client()) | ({LOCAL_CLIENT} if self.development else set())
 
     def require(self, *names: str) -> None:
         """

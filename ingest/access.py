@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import ip_address
 
+from infra.settings import LOCAL_CLIENT
 from ingest.problems import ProblemError
-
-LOCAL_CLIENT = "local"
 
 
 def _hash(key: str) -> bytes:

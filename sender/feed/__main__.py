@@ -22,6 +22,8 @@ POSTGRES_CONNECTIONS_MAX = 6
 
 async def serve(settings: Settings, readiness: Readiness, stop: asyncio.Event) -> None:
     """Run until *stop*; returns when every batch in hand has come to its end."""
+    # Whose webhooks are served. Without them it would serve nobody's, and say so to no one.
+    settings.require("api_keys")
     name = f"relevo-feed-{instance_name(settings)}"
     await until_through("kafka", lambda: require_topics(settings.kafka_bootstrap), give_up=stop.is_set)
     writer = RecordWriter(settings.kafka_bootstrap, name=name)

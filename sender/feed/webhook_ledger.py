@@ -32,7 +32,7 @@ RETURNING event_id
 
 _DUE = """
 SELECT id FROM webhooks
-WHERE removed_at IS NULL AND disabled_at IS NULL AND EXISTS (
+WHERE removed_at IS NULL AND disabled_at IS NULL AND client = ANY ($1::text[]) AND EXISTS (
     SELECT FROM webhook_deliveries WHERE webhook = id AND state = 'pending' AND next_attempt_at <= now()
 )
 """
@@ -42,6 +42,7 @@ WITH due AS MATERIALIZED (
     SELECT event_id, url, secret, CASE WHEN previous_until > now() THEN previous_secret END AS previous_secret
     FROM webhook_deliveries JOIN webhooks ON id = webhook
     WHERE webhook = $1 AND state = 'pending' AND next_attempt_at <= now() AND removed_at IS NULL AND disabled_at IS NULL
+      AND client = ANY ($4::text[])
     ORDER BY next_attempt_at LIMIT $2 FOR NO KEY UPDATE OF webhook_deliveries SKIP LOCKED
 )
 UPDATE webhook_deliveries AS d SET attempt = attempt + 1, next_attempt_at = now() + $3
@@ -71,10 +72,12 @@ WHERE id = $1 AND url = $2 AND disabled_at IS NULL AND removed_at IS NULL RETURN
 
 _TROUBLES = """
 SELECT
-    count(*) FILTER (WHERE disabled_at IS NOT NULL) AS disabled,
-    count(*) FILTER (WHERE disabled_at IS NULL AND failing_since < now() - $1::interval) AS failing,
-    coalesce(extract(epoch FROM now() - min(oldest.occurred_at) FILTER (WHERE disabled_at IS NULL)), 0) AS oldest_s
-FROM webhooks LEFT JOIN LATERAL (
+    count(*) FILTER (WHERE has_key AND disabled_at IS NOT NULL) AS disabled,
+    count(*) FILTER (WHERE has_key AND disabled_at IS NULL AND failing_since < now() - $1::interval) AS failing,
+    count(*) FILTER (WHERE NOT has_key) AS keyless,
+    coalesce(extract(epoch FROM
+        now() - min(oldest.occurred_at) FILTER (WHERE has_key AND disabled_at IS NULL)), 0) AS oldest_s
+FROM webhooks CROSS JOIN LATERAL (SELECT client = ANY ($2::text[]) AS has_key) AS access LEFT JOIN LATERAL (
     SELECT occurred_at FROM webhook_deliveries
     WHERE webhook = id AND state = 'pending' ORDER BY occurred_at, event_id LIMIT 1
 ) AS oldest ON true
@@ -137,19 +140,28 @@ class Troubles:
     """
     Webhooks that are disabled, those that have been failing for long, and the age of the oldest event that waits.
 
-    The age, in seconds, is that of enabled webhooks; 0: nothing waits.
+    keyless: those whose client has no key any more; they count as nothing else. The age, in seconds, is that of enabled
+    webhooks; 0: nothing waits.
     """
 
     disabled: int
     failing: int
+    keyless: int
     oldest_s: float
 
 
 class WebhookLedger:
-    """Every method raises TransientError when the server is away, slow or broke off."""
+    """
+    Every method raises TransientError when the server is away, slow or broke off.
 
-    def __init__(self, pool: asyncpg.Pool, *, kept_s: float) -> None:
+    Args:
+        clients: who has a key. To others nothing is delivered: who may not ask for results is not told of them. Their
+            events are written and wait, so that a key that comes back finds them.
+    """
+
+    def __init__(self, pool: asyncpg.Pool, *, kept_s: float, clients: Collection[str]) -> None:
         self._pool = pool
+        self._clients = sorted(clients)
         self._kept = timedelta(seconds=kept_s)
 
     async def watched(self) -> Mapping[str, Watched]:
@@ -175,7 +187,7 @@ class WebhookLedger:
 
     async def due(self) -> Collection[UUID]:
         """Return the webhooks that have something to be delivered now."""
-        return [row["id"] for row in await fetch(self._pool, _DUE)]
+        return [row["id"] for row in await fetch(self._pool, _DUE, self._clients)]
 
     async def claim(self, webhook: UUID, *, rows_max: int) -> list[Claim]:
         """Take up to *rows_max* deliveries that are due; for LEASE_S nobody else does. Counts the attempt."""
@@ -188,7 +200,7 @@ class WebhookLedger:
                 url=row["url"],
                 secrets=tuple(secret for secret in (row["secret"], row["previous_secret"]) if secret is not None),
             )
-            for row in await fetch(self._pool, _CLAIM, webhook, rows_max, timedelta(seconds=LEASE_S))
+            for row in await fetch(self._pool, _CLAIM, webhook, rows_max, timedelta(seconds=LEASE_S), self._clients)
         ]
 
     async def settle(self, claim: Claim, verdict: Verdict) -> bool:
@@ -211,8 +223,8 @@ class WebhookLedger:
 
     async def troubles(self, *, failing_s: float) -> Troubles:
         """Return what an operator should know; failing counts after *failing_s* without success."""
-        row = (await fetch(self._pool, _TROUBLES, timedelta(seconds=failing_s)))[0]
-        return Troubles(row["disabled"], row["failing"], max(0.0, float(row["oldest_s"])))
+        row = (await fetch(self._pool, _TROUBLES, timedelta(seconds=failing_s), self._clients))[0]
+        return Troubles(row["disabled"], row["failing"], row["keyless"], max(0.0, float(row["oldest_s"])))
 
     async def delete_old(self, *, rows_max: int) -> int:
         """

@@ -93,7 +93,7 @@ class Webhooks:
     def __init__(
         self, settings: Settings, pool: asyncpg.Pool, readiness: Readiness, background: Background, *, name: str
     ) -> None:
-        self._ledger = WebhookLedger(pool, kept_s=settings.webhook_kept_s)
+        self._ledger = WebhookLedger(pool, kept_s=settings.webhook_kept_s, clients=settings.clients())
         self._egress = open_egress(settings)
         self._poster = Poster(self._egress, plain_allowed=settings.development, ca_file=settings.webhook_ca_file)
         self._lanes = Lanes(self._ledger, self._poster, readiness, background, waits_s=settings.webhook_waits_s)
@@ -127,6 +127,7 @@ class Webhooks:
         found = await self._ledger.troubles(failing_s=FAILING_S)
         WEBHOOKS_IN_TROUBLE.labels("disabled").set(found.disabled)
         WEBHOOKS_IN_TROUBLE.labels("failing").set(found.failing)
+        WEBHOOKS_IN_TROUBLE.labels("keyless").set(found.keyless)
         WEBHOOK_OLDEST_SECONDS.set(found.oldest_s)
 
     async def _sweep(self) -> None:

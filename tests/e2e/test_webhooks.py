@@ -19,6 +19,7 @@ from tests.relevo import address
 pytestmark = pytest.mark.timeout(300)
 
 KEYS = {"alfa": "alfa-key-0123456789abc", "beta": "beta-key-0123456789abc"}
+API_KEYS = ",".join(f"{name}:{key}" for name, key in KEYS.items())
 # The schedule of a day, in seconds.
 WAITS_S = "0.2,0.4,0.6,0.8,1,1,1,1,1,1,1,1,1,1,1"
 
@@ -57,8 +58,7 @@ class Client:
 def door(relevo):
     """A door with two clients beside the one of all tests."""
     port = free_port()
-    keys = ",".join(f"{name}:{key}" for name, key in KEYS.items())
-    service = relevo.service("ingest", "ingest-hooks", RELEVO_API_KEYS=keys, RELEVO_HTTP_PORT=str(port))
+    service = relevo.service("ingest", "ingest-hooks", RELEVO_API_KEYS=API_KEYS, RELEVO_HTTP_PORT=str(port))
     service.start()
     yield f"http://127.0.0.1:{port}"
     assert service.stop() == 0, service.tail()
@@ -66,7 +66,7 @@ def door(relevo):
 
 @pytest.fixture(scope="module")
 def feed(relevo):
-    service = relevo.service("sender.feed", "feed", RELEVO_WEBHOOK_WAITS_S=WAITS_S)
+    service = relevo.service("sender.feed", "feed", RELEVO_API_KEYS=API_KEYS, RELEVO_WEBHOOK_WAITS_S=WAITS_S)
     service.start()
     yield service
     assert service.stop() == 0, service.tail()
@@ -236,6 +236,23 @@ def test_gone_disables_and_setting_it_again_brings_what_waited(feed, alfa, hook)
     eventually(lambda: hook.notifications() == {first, second}, 30)
 
 
+def test_who_has_lost_its_key_is_told_nothing_until_it_has_one_again(relevo, feed, alfa, hook):
+    alfa.hook(hook)
+    assert feed.stop() == 0
+    others = relevo.service("sender.feed", "feed", RELEVO_API_KEYS=f"beta:{KEYS['beta']}")
+    try:
+        others.start()
+        notified = alfa.notify()
+        eventually(lambda: len(alfa.deliveries("pending")) == 1, 30)
+        eventually(lambda: others.metric('relevo_webhooks_in_trouble{trouble="keyless"}') == 1, 15)
+        assert not hook.came
+        assert others.stop() == 0
+    finally:
+        others.stop()
+        feed.start()
+    eventually(lambda: hook.notifications() == {notified}, 30)
+
+
 def test_while_secrets_rotate_either_verifies(alfa, hook):
     old = alfa.hook(hook)
     new = alfa.call("POST", "/api/webhook/rotate")["secret"]
@@ -258,7 +275,8 @@ def test_a_test_event_arrives(alfa, hook):
 def test_a_feed_that_dies_there_loses_no_event_and_repeats_none_under_another_id(relevo, feed, alfa, hook, failpoint):
     alfa.hook(hook)
     assert feed.stop() == 0
-    doomed = relevo.service("sender.feed", "feed", RELEVO_WEBHOOK_WAITS_S=WAITS_S, RELEVO_FAILPOINT=f"{failpoint}:kill")
+    settings = {"RELEVO_API_KEYS": API_KEYS, "RELEVO_WEBHOOK_WAITS_S": WAITS_S}
+    doomed = relevo.service("sender.feed", "feed", **settings, RELEVO_FAILPOINT=f"{failpoint}:kill")
     doomed.start()
     try:
         sent = {alfa.notify() for _ in range(5)}

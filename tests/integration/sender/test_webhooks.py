@@ -61,7 +61,7 @@ async def store(database):
 
 @pytest.fixture
 def ledger(pool):
-    return WebhookLedger(pool, kept_s=KEPT_S)
+    return WebhookLedger(pool, kept_s=KEPT_S, clients={"billing", "shop"})
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ async def test_the_oldest_event_that_waits_is_told_and_those_of_disabled_webhook
     assert 3600 <= (await ledger.troubles(failing_s=60)).oldest_s < 3660
     (claim,) = await ledger.claim(webhook, rows_max=1)
     await ledger.disable(claim, "http_410")
-    assert await ledger.troubles(failing_s=60) == Troubles(disabled=1, failing=0, oldest_s=0.0)
+    assert await ledger.troubles(failing_s=60) == Troubles(disabled=1, failing=0, keyless=0, oldest_s=0.0)
 
 
 async def test_a_disabled_webhook_loses_nothing_and_setting_it_again_lets_all_go(store, ledger):
@@ -205,6 +205,20 @@ async def test_a_disabled_webhook_loses_nothing_and_setting_it_again_lets_all_go
     assert (await subscribe(store))[0] == webhook
     assert {each.event_id for each in await ledger.claim(webhook, rows_max=8)} <= {*events, *more}
     assert (await store.find("billing")).disabled_at is None
+
+
+async def test_who_has_no_key_any_more_is_told_nothing_and_a_key_brings_all_of_it(pool, store, ledger):
+    webhook, _ = await subscribe(store)
+    keyless = WebhookLedger(pool, kept_s=KEPT_S, clients={"shop"})
+    result = told()
+    await WebhookResults(keyless).handle([as_record(result)])
+    assert await keyless.due() == []
+    assert await keyless.claim(webhook, rows_max=8) == []
+    assert await keyless.troubles(failing_s=60) == Troubles(disabled=0, failing=0, keyless=1, oldest_s=0.0)
+    assert (await ledger.troubles(failing_s=60)).keyless == 0
+    assert await ledger.due() == [webhook]
+    (claim,) = await ledger.claim(webhook, rows_max=8)
+    assert claim.attempt == 1
 
 
 async def test_an_answer_from_an_address_that_was_left_disables_nothing(store, ledger):
