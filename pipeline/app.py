@@ -45,5 +45,5 @@ def make_app(settings: Settings, instance: str) -> tuple[faust.App, RedisTable]:
         key_serializer="raw",
         value_serializer="raw",
     )
-    table = RedisTable(app, "dedupe", window_s=settings.dedupe_window_s, url=settings.redis_url)
+    table = RedisTable("dedupe", window_s=settings.dedupe_window_s, url=settings.redis_url)
     return app, table

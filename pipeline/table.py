@@ -23,7 +23,6 @@ from infra.redis import TRANSIENT, open_redis
 from schemas.errors import ConfigurationError, TransientError
 
 if TYPE_CHECKING:
-    import faust
     from redis.asyncio import Redis
 
 # Quick enough that a frozen Redis is noticed before anyone waits long, slow enough for a fork of a large one.
@@ -103,14 +102,13 @@ class RedisTable:
     agents.
 
     Args:
-        app: whose table it is.
         name: the first part of every key, and short: it takes up memory once for every id. Two apps that share one
             Redis give their tables different names.
         window_s: how long an id is remembered, from its last change.
         url: address of the Redis or Valkey.
     """
 
-    def __init__(self, app: "faust.App", name: str, *, window_s: int, url: str) -> None:
+    def __init__(self, name: str, *, window_s: int, url: str) -> None:
         self.name = name
         self._prefix = f"{name}:".encode()
         self._window_ms = window_s * 1000

@@ -29,10 +29,11 @@ from infra.telemetry import fail_span, is_traced, start_span
 from schemas.addresses import is_simulated
 from schemas.messages import Forward, Reason
 from schemas.states import TERMINAL, State
+from sender.changes import Unpublished
 from sender.channel import STOPS, Channel
 from sender.compose import Composer, needs_smtputf8
 from sender.ladder import Again, Ladder, named_delay_s
-from sender.ledger import Enrolment, Outcome, Standing, Unpublished
+from sender.ledger import Enrolment, Outcome, Standing
 from sender.parking import Expired
 from sender.replies import Judgement, Verdict
 from sender.simulator import SimulatedRelay

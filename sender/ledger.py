@@ -8,7 +8,6 @@ it may come from (schemas.states) and the attempt it belongs to, so that of two 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -18,6 +17,7 @@ from infra.postgres import fetch
 from schemas.addresses import is_simulated
 from schemas.messages import Forward, Notification, Reason, Source
 from schemas.states import TERMINAL, State, sql_states, states_before
+from sender.changes import MARK_PUBLISHED, UNPUBLISHED, Unpublished, change_of_row
 from sender.parking import EXPIRE_THESE, UNCLAIMED, Expired, expired_of_row
 
 ENROL_ROWS_MAX = 500
@@ -87,27 +87,6 @@ class Outcome:
     forward: Forward | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Unpublished:
-    """A change of state that the ledger knows and the results topic may not."""
-
-    id: UUID
-    seq: int
-    state: State
-    attempt: int
-    reason: Reason
-    channel: str
-    source: Source | None
-    recipient_hash: str | None
-    accepted_at: datetime
-    occurred_at: datetime
-    traceparent: str | None
-    metadata: dict[str, Any] | None
-    producer: str | None
-    replay_of: UUID | None
-    test: bool
-
-
 # Whether its time has come, and whether it has run out, is told by the clock of the database alone.
 _STANDING_COLUMNS = """id, state, attempt, fingerprint, accepted_at, worker, doubts,
     coalesce(next_attempt_at > now(), false) AS parked, coalesce(expires_at <= now(), false) AS expired"""
@@ -148,7 +127,7 @@ UNION ALL
 SELECT * FROM known
 """
 
-_STANDING = f"SELECT {_STANDING_COLUMNS} FROM notifications WHERE id = $1"
+_STANDINGS = f"SELECT {_STANDING_COLUMNS} FROM notifications WHERE id = ANY ($1::uuid[])"
 
 # The first forward that was taken up is the one that counts: what is put back later does not change it.
 _NOTE_FORWARD = """deduplicated_at = coalesce(n.deduplicated_at, given.forwarded_at),
@@ -207,27 +186,6 @@ RETURNING notification_id, seq
 """
 
 _RECORDED = "SELECT seq FROM events WHERE notification_id = $1 AND attempt = $2 AND status = $3"
-
-_MARK_PUBLISHED = """
-UPDATE events SET published_at = now()
-FROM unnest($1::uuid[], $2::smallint[]) AS given (id, seq)
-WHERE events.notification_id = given.id AND events.seq = given.seq
-  -- Not `published_at IS NULL`: for that the planner would rather read all that is unpublished, however much that is.
-  AND (published_at IS NULL) IS TRUE
-"""
-
-# What `change_of_row` reads: of events as e, and of notifications as n.
-CHANGE_COLUMNS = """e.notification_id, e.seq, e.status, e.attempt, e.reason_class, e.reason_code, e.smtp, e.occurred_at,
-    n.channel, n.door, n.source_partition, n.source_offset, n.source_index, n.recipient_hash, n.accepted_at,
-    n.traceparent, n.metadata, n.producer, n.replay_of, n.test"""
-
-_UNPUBLISHED = f"""
-SELECT {CHANGE_COLUMNS}
-FROM events AS e JOIN notifications AS n ON n.id = e.notification_id
-WHERE e.published_at IS NULL AND (e.worker IS NULL OR e.occurred_at < now() - make_interval(secs => $1))
-ORDER BY e.occurred_at
-LIMIT $2
-"""
 
 _RENEW_LEASE = """
 INSERT INTO workers (id, name, started_at, lease_until)
@@ -298,6 +256,15 @@ class Ledger:
             enrolments: at most ENROL_ROWS_MAX; an id may stand in it twice, the first one counts.
         """
         assert len(enrolments) <= ENROL_ROWS_MAX
+        # What came over HTTP is in the ledger since it was accepted: all that is asked is where it stands. Whoever
+        # only says that it came so is found out here.
+        standings = await self._standings([each.notification.id for each in enrolments if each.source.door == "http"])
+        unknown = [each for each in enrolments if each.notification.id not in standings]
+        if unknown:
+            standings |= await self._insert(unknown)
+        return standings
+
+    async def _insert(self, enrolments: Sequence[Enrolment]) -> dict[UUID, Standing]:
         ids = [each.notification.id for each in enrolments]
         contents = [each.notification.content for each in enrolments]
         rows = await self._fetch(
@@ -327,16 +294,17 @@ class Ledger:
         )
         standings = {row["id"]: self._standing(row) for row in rows}
         # Inserted by somebody else between our snapshot and our insert: in neither half of the union.
-        for missing in set(ids) - standings.keys():
-            found = await self.standing(missing)
-            assert found is not None, "a row that stood in the way is there"
-            standings[missing] = found
+        if missing := set(ids) - standings.keys():
+            standings |= await self._standings(sorted(missing))
         return standings
 
     async def standing(self, notification_id: UUID) -> Standing | None:
         """Return where *notification_id* stands; None: the ledger does not know it."""
-        rows = await self._fetch(_STANDING, notification_id)
-        return self._standing(rows[0]) if rows else None
+        return (await self._standings([notification_id])).get(notification_id)
+
+    async def _standings(self, ids: Sequence[UUID]) -> dict[UUID, Standing]:
+        rows = await self._fetch(_STANDINGS, ids) if ids else []
+        return {row["id"]: self._standing(row) for row in rows}
 
     async def claim(self, notification_id: UUID, attempt: int, forward: Forward | None = None) -> bool:
         """
@@ -373,7 +341,7 @@ class Ledger:
 
     async def mark_published(self, events: Sequence[tuple[UUID, int]]) -> None:
         """Note that the results topic has these events (id, seq)."""
-        await self._fetch(_MARK_PUBLISHED, [each for each, _ in events], [seq for _, seq in events])
+        await self._fetch(MARK_PUBLISHED, [each for each, _ in events], [seq for _, seq in events])
 
     async def unpublished(self, *, older_than_s: float, rows_max: int) -> list[Unpublished]:
         """
@@ -381,7 +349,7 @@ class Ledger:
 
         Those that no worker wrote (called off, put off) have nobody else to publish them, and come at once.
         """
-        rows = await self._fetch(_UNPUBLISHED, older_than_s, rows_max)
+        rows = await self._fetch(UNPUBLISHED, older_than_s, rows_max)
         return [change_of_row(row) for row in rows]
 
     async def renew_lease(self, lease_s: float) -> None:
@@ -475,28 +443,4 @@ def _forward_columns(
         [None if each is None else each.at for each in forwards],
         [None if each is None else each.partition for each in forwards],
         [None if each is None else each.offset for each in forwards],
-    )
-
-
-def change_of_row(row: asyncpg.Record) -> Unpublished:
-    """Return the change of state that a row of CHANGE_COLUMNS tells of."""
-    source = None
-    if row["source_offset"] is not None:
-        source = Source(row["door"], row["source_partition"], row["source_offset"], row["source_index"])
-    return Unpublished(
-        id=row["notification_id"],
-        seq=row["seq"],
-        state=State(row["status"]),
-        attempt=row["attempt"],
-        reason=Reason(row["reason_class"], row["reason_code"], row["smtp"]),
-        channel=row["channel"],
-        source=source,
-        recipient_hash=row["recipient_hash"],
-        accepted_at=row["accepted_at"],
-        occurred_at=row["occurred_at"],
-        traceparent=row["traceparent"],
-        metadata=row["metadata"],
-        producer=row["producer"],
-        replay_of=row["replay_of"],
-        test=row["test"],
     )

@@ -17,7 +17,8 @@ from schemas.messages import Result
 from schemas.records import encode_result_record
 from schemas.states import State
 from schemas.topics import Topic
-from sender.ledger import Ledger, Unpublished
+from sender.changes import Unpublished
+from sender.ledger import Ledger
 
 log = get_logger()
 

@@ -20,8 +20,8 @@ from aiokafka import ConsumerRecord
 from infra.record_writer import Outgoing
 from schemas.records import encode_result_record
 from schemas.topics import STATUS, Topic
+from sender.changes import Unpublished
 from sender.feed.results import ResultRecord, readable
-from sender.ledger import Unpublished
 from sender.results import result_of
 
 

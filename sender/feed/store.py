@@ -6,8 +6,8 @@ from uuid import UUID
 import asyncpg
 
 from infra.postgres import fetch
+from sender.changes import CHANGE_COLUMNS, Unpublished, change_of_row
 from sender.feed.results import ResultRecord
-from sender.ledger import CHANGE_COLUMNS, Unpublished, change_of_row
 
 # An id whose last change has no event of its own (it is queued) is not in the answer.
 _LATEST = f"""

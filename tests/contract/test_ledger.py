@@ -8,7 +8,7 @@ import pytest
 from infra.postgres import open_pool
 from schemas.errors import TransientError
 from schemas.identity import new_id
-from schemas.messages import Reason
+from schemas.messages import Reason, Source
 from schemas.states import State
 from sender.ledger import Ledger, Outcome
 from tests.builders import ACCEPTED_AT, make_enrolment
@@ -48,6 +48,16 @@ async def test_enrolling_is_repeatable_and_keeps_what_came_first(two):
     assert (standing.state, standing.attempt, standing.accepted_at) == (State.QUEUED, 0, ACCEPTED_AT)
     changed = replace(enrolment, fingerprint=b"other content...", accepted_at=datetime.now(UTC))
     assert (await other.enrol([changed]))[enrolment.notification.id] == standing
+
+
+async def test_who_only_says_that_it_came_over_http_is_enrolled_all_the_same(two):
+    one, other = two
+    enrolment = replace(make_enrolment(), source=Source("http", 0, 1, 2))
+    by_kafka = make_enrolment()
+    standings = await one.enrol([enrolment, by_kafka])
+    assert {each.state for each in standings.values()} == {State.QUEUED}
+    assert len(standings) == 2
+    assert await other.enrol([enrolment, by_kafka]) == standings
 
 
 async def test_of_two_workers_one_gets_the_claim(two):

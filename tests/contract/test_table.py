@@ -1,7 +1,6 @@
 """One suite over the Redis-backed table and the fake that unit tests use: they must not drift apart."""
 
 import asyncio
-from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -19,8 +18,7 @@ async def table(request):
         yield FakeTable()
         return
     servers = request.getfixturevalue("servers")
-    app = SimpleNamespace(conf=SimpleNamespace(id=f"test-{uuid4()}"))
-    real = RedisTable(app, "dedupe", window_s=60, url=servers.redis_url)
+    real = RedisTable(f"test-{uuid4()}", window_s=60, url=servers.redis_url)
     await real.open()
     yield real
     await real.close()
@@ -75,8 +73,7 @@ async def test_five_hundred_at_once(table):
 
 
 async def test_nobody_there_is_a_transient_error():
-    app = SimpleNamespace(conf=SimpleNamespace(id="test"))
-    nobody = RedisTable(app, "dedupe", window_s=60, url="redis://127.0.0.1:1/0")
+    nobody = RedisTable("test", window_s=60, url="redis://127.0.0.1:1/0")
     with pytest.raises(TransientError):
         await nobody.open()
     await nobody.close()
@@ -93,17 +90,15 @@ async def test_a_redis_that_is_too_old_is_named():
         writer.close()
 
     async with await asyncio.start_server(old, "127.0.0.1", 0) as server:
-        app = SimpleNamespace(conf=SimpleNamespace(id="test"))
         port = server.sockets[0].getsockname()[1]
-        table = RedisTable(app, "dedupe", window_s=60, url=f"redis://127.0.0.1:{port}/0?protocol=2")
+        table = RedisTable("test", window_s=60, url=f"redis://127.0.0.1:{port}/0?protocol=2")
         with pytest.raises(ConfigurationError, match="too old"):
             await table.open()
         await table.close()
 
 
 async def test_an_entry_is_small_and_leaves_with_the_window(servers):
-    app = SimpleNamespace(conf=SimpleNamespace(id=f"test-{uuid4()}"))
-    table = RedisTable(app, "dedupe", window_s=60, url=servers.redis_url)
+    table = RedisTable(f"test-{uuid4()}", window_s=60, url=servers.redis_url)
     await table.open()
     claim = Claim(uuid4(), ONE, "3:912345678:499")
     await table.claim([claim])

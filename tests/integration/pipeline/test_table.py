@@ -1,6 +1,5 @@
 """A Redis that takes nothing more, or holds something foreign, is a Redis that is away: nothing is dropped for it."""
 
-from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -22,8 +21,7 @@ def own_redis(tmp_path_factory):
 
 @pytest.fixture
 async def table(own_redis):
-    app = SimpleNamespace(conf=SimpleNamespace(id=f"test-{uuid4()}"))
-    opened = RedisTable(app, "dedupe", window_s=60, url=own_redis)
+    opened = RedisTable(f"test-{uuid4()}", window_s=60, url=own_redis)
     await opened.open()
     yield opened
     await opened.close()

@@ -12,8 +12,8 @@ from schemas.errors import TransientError
 from schemas.messages import Reason
 from schemas.states import State
 from schemas.topics import STATUS
+from sender.changes import Unpublished
 from sender.feed.status import StatusProjection
-from sender.ledger import Unpublished
 from tests.fakes import FakeWriter
 from tests.results import AT, as_record, make_change, make_rejection
 
