@@ -50,6 +50,10 @@ STATUS_STYLE = {
     "in_doubt": "bold magenta",
 }
 
+# undefined_column and undefined_table of PostgreSQL: the migrations have not been applied, or not all of them. Told by
+# the code, because to import the driver would make every command slower.
+_TABLES_ARE_OLD = frozenset({"42703", "42P01"})
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")]
 
 
@@ -78,6 +82,9 @@ class CommandError(Exception):
             case TransientError():
                 remedy = "`relevo doctor` says which server does not answer, and what to do."
                 return cls(Exit.UNAVAILABLE, "unavailable", str(error), remedy)
+        if getattr(error, "sqlstate", None) in _TABLES_ARE_OLD:
+            detail = f"The tables of the database are not those of this code: {error}"
+            return cls(Exit.CONFIGURATION, "tables", detail, "Run `relevo db upgrade`.")
         return None
 
 

@@ -56,6 +56,14 @@ def test_tables_are_made_once_and_two_at_once_are_harmless(environment, fresh_da
     assert "already" in fresh.run("db", "upgrade")
 
 
+def test_without_its_tables_a_command_says_in_one_sentence_what_to_do(environment, fresh_database):
+    fresh = Command(environment | {"RELEVO_POSTGRES_DSN": fresh_database})
+    for arguments in (("dlq", "list"), ("dlq", "show", "p0@1")):
+        error = fresh.json(*arguments, code=78)["error"]
+        assert (error["code"], error["remedy"]) == ("tables", "Run `relevo db upgrade`.")
+        assert "dead_letters_handled" in error["detail"]
+
+
 def test_a_server_that_starts_late_is_waited_for(command, own_servers):
     own_servers.terminate("postgres")
     try:
