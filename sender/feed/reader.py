@@ -72,6 +72,8 @@ class ResultsReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._consumer: AIOKafkaConsumer | None = None
         self._busy = asyncio.Lock()
         self._next: dict[TopicPartition, int] = {}
+        # Where commits that were refused would have set the partitions that are ours.
+        self._refused: dict[TopicPartition, int] = {}
         readiness.red(self._called, "no partition assigned yet")
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -95,6 +97,9 @@ class ResultsReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
                 fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_ROWS_MAX)
                 if fetched and not await self._take(consumer, fetched, stop):
                     return
+                if self._refused:
+                    async with self._busy:
+                        await self._commit(consumer, {})
         finally:
             await consumer.stop()
 
@@ -107,6 +112,7 @@ class ResultsReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             log.warning("batch_not_ended", reader=self._called)
         for each in revoked:
             self._next.pop(each, None)
+            self._refused.pop(each, None)
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """Note what is ours now."""
@@ -148,15 +154,20 @@ class ResultsReader(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._readiness.red(self._called, str(error))
 
     async def _commit(self, consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> None:
-        ours = {tp: offset for tp, offset in ends.items() if tp in consumer.assignment()}
+        """Commit *ends*, and what was refused before, of the partitions that are ours."""
+        ours = {tp: offset for tp, offset in (self._refused | ends).items() if tp in consumer.assignment()}
         self._next |= ours
+        before, self._refused = self._refused, {}
         if not ours:
             return
         try:
             await consumer.commit(ours)
         except KafkaError as error:
-            # Ordinary during a rebalance: what is read again is handled again.
-            log.warning("commit_refused", reader=self._called, error=type(error).__name__, partitions=len(ours))
+            # Ordinary during a rebalance: what is read again is handled again. And a partition that is quiet from now
+            # on must be committed all the same, or its lag would stand still for ever.
+            self._refused = {tp: offset for tp, offset in ours.items() if tp in consumer.assignment()}
+            if not before:
+                log.warning("commit_refused", reader=self._called, error=type(error).__name__, partitions=len(ours))
 
     async def _tell_lag(self) -> None:
         """Say how many results wait: by what the broker says of the ends, and what we handled."""

@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import RebalanceInProgressError
 
 from infra.background import Background
 from infra.health import Readiness
@@ -181,6 +183,28 @@ async def test_told_to_stop_it_leaves_what_it_could_not_hand_on(servers):
     again = Reading(servers, group)
     await again.until(lambda each: identity in each.seen)
     await again.end()
+
+
+async def test_a_refused_commit_is_made_up_for_though_nothing_more_comes(servers, monkeypatch):
+    refused, committed = [], []
+    commit = AIOKafkaConsumer.commit
+
+    async def refusing(consumer, offsets):
+        if len(refused) < 2:
+            refused.append(offsets)
+            raise RebalanceInProgressError
+        await commit(consumer, offsets)
+        committed.append(offsets)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "commit", refusing)
+    group, identity = f"test.{uuid4()}.reader", str(uuid4())
+    await write(servers, [identity])
+    reading = Reading(servers, group)
+    await reading.until(lambda each: identity in each.seen and len(refused) == 2)
+    await reading.until(
+        lambda _: refused[0].items() <= {tp: at for each in committed for tp, at in each.items()}.items()
+    )
+    await reading.end()
 
 
 async def test_what_waits_is_told_and_then_nothing_waits(servers, monkeypatch):
