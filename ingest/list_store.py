@@ -18,7 +18,7 @@ from ingest.lists import Filters, Position, Query, place_between
 from ingest.timeline import REASON_COLUMNS, SUMMARY_COLUMNS, summary
 from schemas.errors import TransientError
 from schemas.states import COMMON, RARE, TERMINAL, State
-from schemas.tables import RECIPIENT_KEY
+from schemas.stored import RECIPIENT_KEY
 
 SCANNED_ROWS_MAX = 5_000
 

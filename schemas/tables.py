@@ -17,12 +17,10 @@ import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
 from schemas.states import IN_LEDGER, RARE, State
+from schemas.stored import RECIPIENT_KEY
 from schemas.webhooks import DeliveryState
 
 _MOMENT = sa.DateTime(timezone=True)
-
-# A recipient as a number of 64 bits, without regard to case; that two share one does not happen by chance.
-RECIPIENT_KEY = "hashtextextended(lower(recipient), 0)"
 
 
 _NEWEST_FIRST = (sa.text("accepted_at DESC"), sa.text("id DESC"))
