@@ -170,7 +170,7 @@ def decode_requested(
         if not value:
             raise _invalid("empty", "the record has no value; send one request or an array of requests")
         try:
-            parsed = _parse(value)
+            parsed = parse_json(value)
         except InvalidRequestError:
             parsed = parse_items(value)
             if parsed is None:
@@ -187,22 +187,6 @@ def decode_requested(
         # It names one request; of several, each names itself.
         event = replace(event, id="")
     return [_decode_item(index, item, traceparent, event, at) for index, item in enumerate(parsed)]
-
-
-def _parse(value: bytes) -> Any:
-    """
-    Parse *value* as `parse_json` does: at once what relevo wrote itself, and what anybody else wrote in the same form.
-
-    What is the same when it is written again has no name twice, no number that somebody else would read otherwise, and
-    no half of a character. All the rest is left to the strict parser.
-    """
-    try:
-        parsed = orjson.loads(value)
-        if orjson.dumps(parsed, option=orjson.OPT_STRICT_INTEGER) == value:
-            return parsed
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
-        pass
-    return parse_json(value)
 
 
 def _decode_item(

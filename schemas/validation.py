@@ -7,8 +7,9 @@ from uuid import UUID
 from pydantic import BaseModel, ValidationError
 
 from schemas.errors import FieldError, InvalidRequestError
+from schemas.identity import uuid_of
 from schemas.limits import PRODUCER_CHARS_MAX
-from schemas.messages import ContactRequest, Content
+from schemas.messages import ContactRequest, Content, ordinary_content
 from schemas.schedule import FIELDS, TIME_ZONE, read_schedule
 
 # What the validator calls it: what we call it, and what to do about it. {…} is filled from the validator's context.
@@ -30,6 +31,9 @@ _OWN = {
 
 _NAME_CHARS_SHOWN_MAX = 64
 
+# Taken once: asking a model for its fields costs as much as validating a request.
+_CONTENT_NAMES = frozenset(Content.model_fields)
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -47,6 +51,10 @@ def read_content(given: object, *, accepts: frozenset[str] | None, at: datetime 
         InvalidRequestError: with every error found.
     """
     if not isinstance(given, dict) or FIELDS.isdisjoint(given):
+        if isinstance(given, dict) and (accepts is None or not _unknown_names(given, accepts | _CONTENT_NAMES)):
+            content = ordinary_content(given)
+            if content is not None:
+                return content
         return _read(Content, given, accepts)
     errors: list[FieldError] = []
     moments = read_schedule(given, errors, at=at)
@@ -98,14 +106,15 @@ def read_id(given: object) -> UUID:
         ValueError: it spells none. The sentence is for people and does not repeat the input.
     """
     if isinstance(given, str) and len(given) == 36:
+        digits = given.replace("-", "")
         try:
-            found = UUID(given)
+            value = bytes.fromhex(digits)
         except ValueError:
             pass
         else:
-            # UUID() also takes braces and misplaced hyphens.
-            if str(found) == given.lower():
-                return found
+            # Blanks would be passed over, hyphens may stand in wrong places.
+            if len(digits) == 32 and len(value) == 16 and given[8] == given[13] == given[18] == given[23] == "-":
+                return uuid_of(int.from_bytes(value))
     raise ValueError("must be a UUID such as 0191e7a0-5c3f-7cc2-9e0a-3d6f1d2b4c5e")
 
 
