@@ -103,7 +103,8 @@ def _made(purpose: bytes, text: str) -> UUID:
 
 def result_event_id(notification_id: UUID, seq: int) -> UUID:
     """Return the event id of change number *seq* of one notification: the same however often it is published."""
-    return uuid5(_EVENTS, f"{notification_id}:{seq}")
+    digest = hashlib.sha1(_EVENTS_BYTES + f"{notification_id}:{seq}".encode(), usedforsecurity=False).digest()
+    return uuid_of(int.from_bytes(digest[:16]) & _BARE | 0x5 << 76 | 0x2 << 62)
 
 
 def result_event_text(notification_id: str, seq: int) -> str:
@@ -145,4 +146,4 @@ def recipient_hash(address: str, key: bytes) -> str | None:
 
     None when no key is configured: a hash without one is undone by trying addresses.
     """
-    return hmac.new(key, address.lower().encode(), hashlib.sha256).hexdigest()[:32] if key else None
+    return hmac.digest(key, address.lower().encode(), "sha256").hex()[:32] if key else None

@@ -30,7 +30,7 @@ from schemas.cloud_events import (
 from schemas.errors import FieldError, InvalidRequestError
 from schemas.json_text import parse_items, parse_json
 from schemas.limits import REQUESTS_PER_RECORD_MAX
-from schemas.messages import Content, Notification, Result, Source
+from schemas.messages import Notification, Result, Source, trusted_content
 from schemas.moments import read_moment
 from schemas.validation import read_content, read_id, read_producer
 
@@ -344,17 +344,19 @@ def decode_deduplicated(value: bytes, headers: Sequence[Header]) -> tuple[Notifi
     notification = Notification(
         id=UUID(request["id"]),
         # Validated before it was forwarded; it is not judged twice.
-        content=Content.model_construct(
-            to=request["to"],
-            subject=request["subject"],
-            body=request["body"],
-            html=request.get("html"),
-            reply_to=request.get("reply_to"),
-            metadata=request.get("metadata"),
-            channel=request.get("channel", "email"),
-            on_doubt=request.get("on_doubt", "hold"),
-            scheduled_for=_moment(request.get("scheduled_for")),
-            expires_at=_moment(request.get("expires_at")),
+        content=trusted_content(
+            {
+                "to": request["to"],
+                "subject": request["subject"],
+                "body": request["body"],
+                "html": request.get("html"),
+                "reply_to": request.get("reply_to"),
+                "metadata": request.get("metadata"),
+                "channel": request.get("channel", "email"),
+                "on_doubt": request.get("on_doubt", "hold"),
+                "scheduled_for": _moment(request.get("scheduled_for")),
+                "expires_at": _moment(request.get("expires_at")),
+            }
         ),
         traceparent=_well_formed(header(headers, TRACEPARENT_HEADER)),
         producer=request.get("producer"),

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from schemas.messages import Content, Notification
+from schemas.messages import Notification, trusted_content
 
 # What `stored_notification` needs, by table; scheduled_for is what was asked for, so that the fingerprint stays.
 NOTIFICATION_COLUMNS = (
@@ -27,17 +27,19 @@ def stored_notification(row: Row) -> Notification:
     return Notification(
         id=row["id"],
         # Validated when it was accepted; it is not judged twice.
-        content=Content.model_construct(
-            to=row["recipient"],
-            subject=row["subject"],
-            body=row["body"],
-            html=row["html"],
-            reply_to=row["reply_to"],
-            metadata=row["metadata"],
-            channel=row["channel"],
-            on_doubt=row["on_doubt"],
-            scheduled_for=row["scheduled_for"],
-            expires_at=row["expires_at"],
+        content=trusted_content(
+            {
+                "to": row["recipient"],
+                "subject": row["subject"],
+                "body": row["body"],
+                "html": row["html"],
+                "reply_to": row["reply_to"],
+                "metadata": row["metadata"],
+                "channel": row["channel"],
+                "on_doubt": row["on_doubt"],
+                "scheduled_for": row["scheduled_for"],
+                "expires_at": row["expires_at"],
+            }
         ),
         traceparent=row["traceparent"],
         producer=row["producer"],

@@ -4,9 +4,8 @@ Changes of state, as the ledger keeps them for the results topic: the outbox of 
 An event that no `published_at` stands beside may not be on the topic.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -15,8 +14,7 @@ from schemas.messages import Reason, Source
 from schemas.states import State
 
 
-@dataclass(frozen=True, slots=True)
-class Unpublished:
+class Unpublished(NamedTuple):
     """A change of state that the ledger knows and the results topic may not."""
 
     id: UUID
