@@ -47,6 +47,7 @@ class Conversation(asyncio.Protocol):
         self.idle_since = 0.0
         self.used = False
         self._loop = asyncio.get_running_loop()
+        self._closed = asyncio.Event()
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
         self._code = b""
@@ -69,6 +70,7 @@ class Conversation(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Called by the event loop."""
         self._finish(ConversationLostError(type(error).__name__ if error else "closed"))
+        self._closed.set()
 
     def data_received(self, data: bytes) -> None:
         """Called by the event loop."""
@@ -180,6 +182,10 @@ class Conversation(asyncio.Protocol):
         self._finish(ConversationLostError("dropped"))
         if self._transport is not None:
             self._transport.abort()
+
+    async def wait_closed(self) -> None:
+        """Return when it is closed, after `drop`: that takes the event loop another turn."""
+        await self._closed.wait()
 
     async def leave(self, timeout_s: float) -> None:
         """Say goodbye, wait a moment for the answer, and close."""

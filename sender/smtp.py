@@ -44,14 +44,25 @@ BEHIND_S_MAX = 1.0
 
 @dataclass(slots=True, eq=False)
 class _Place:
-    """One of the connections that may be open. conversation: None: there is none now."""
+    """
+    One of the connections that may be open.
+
+    conversation: None: there is none now. dropped: the one before, which may not be closed yet.
+    """
 
     conversation: Conversation | None = None
+    dropped: Conversation | None = None
 
     def drop(self) -> None:
         if self.conversation is not None:
             self.conversation.drop()
-            self.conversation = None
+            self.conversation, self.dropped = None, self.conversation
+
+    async def wait_closed(self) -> None:
+        """Return when another connection may be opened without being one too many."""
+        if self.dropped is not None:
+            await self.dropped.wait_closed()
+            self.dropped = None
 
 
 @dataclass(slots=True, eq=False)
@@ -139,7 +150,7 @@ class Relay:
         try:
             place = await self._turn(offer)
             place.drop()
-            conversation = place.conversation = await self._connect()
+            conversation = await self._connect(place)
             with _dropping(place), judging(Phase.MAIL):
                 reply = await conversation.ask(f"MAIL FROM:<{sender}>".encode(), COMMAND_S_MAX)
             await _reset(place)
@@ -264,17 +275,18 @@ class Relay:
             if conversation.in_order and time.monotonic() - conversation.idle_since < IDLE_S_MAX:
                 return conversation
             place.drop()
-        conversation = place.conversation = await self._connect()
-        return conversation
+        return await self._connect(place)
 
-    async def _connect(self) -> Conversation:
+    async def _connect(self, place: _Place) -> Conversation:
+        await place.wait_closed()
         address = self.address
         encrypted = address.mode is SmtpMode.TLS
         with judging(Phase.TLS if encrypted else Phase.CONNECT):
             conversation = await open_conversation(
                 address.host, address.port, self._tls if encrypted else None, CONNECT_S_MAX
             )
-        with _dropping(conversation):
+        place.conversation = conversation
+        with _dropping(place):
             with judging(Phase.CONNECT):
                 expect(220, Phase.CONNECT, await conversation.reply(CONNECT_S_MAX))
                 await _greet(conversation)
@@ -314,10 +326,10 @@ async def _reset(place: _Place) -> None:
 
 
 @contextmanager
-def _dropping(connection: Conversation | _Place) -> Iterator[None]:
+def _dropping(place: _Place) -> Iterator[None]:
     """Close the connection when what is done on it ends otherwise than by returning."""
     try:
         yield
     except BaseException:
-        connection.drop()
+        place.drop()
         raise

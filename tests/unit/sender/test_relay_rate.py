@@ -188,7 +188,7 @@ async def test_a_turn_is_taken_with_a_connection_in_hand_and_not_in_line_for_one
     relay = Relay(RelayAddress.parse("smtp://127.0.0.1:1"), connections_max=1, ca_file=None, rate=turns)
     hanging = asyncio.Event()
 
-    async def connect():
+    async def connect(_place):
         await hanging.wait()
         raise Stop(judge_silence(Phase.CONNECT, "timeout"))
 
