@@ -1,6 +1,7 @@
 """From parsed JSON to `Content`, or to every error at once. Both doors come through here."""
 
 from datetime import datetime
+from functools import cache
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -51,7 +52,7 @@ def read_content(given: object, *, accepts: frozenset[str] | None, at: datetime 
         InvalidRequestError: with every error found.
     """
     if not isinstance(given, dict) or FIELDS.isdisjoint(given):
-        if isinstance(given, dict) and (accepts is None or not _unknown_names(given, accepts | _CONTENT_NAMES)):
+        if isinstance(given, dict) and (accepts is None or given.keys() <= _taken(accepts)):
             content = ordinary_content(given)
             if content is not None:
                 return content
@@ -66,6 +67,11 @@ def read_content(given: object, *, accepts: frozenset[str] | None, at: datetime 
     if errors:
         raise InvalidRequestError("invalid_request", errors)
     return content
+
+
+@cache
+def _taken(accepts: frozenset[str]) -> frozenset[str]:
+    return accepts | _CONTENT_NAMES
 
 
 def read_new_schedule(given: object, *, at: datetime) -> datetime | None:
