@@ -21,9 +21,11 @@ class Batcher(Generic[Item, Answer]):
     that share a trickle would write it in twice as many statements.
 
     Args:
-        write: gets 1 to rows_max items, returns an answer for each, in order. What it raises, every item of that
-            batch gets raised, and nothing else.
+        write: gets items of 1 to rows_max rows, returns an answer for each, in order. What it raises, every item of
+            that batch gets raised, and nothing else.
         writers: writes under way at the same time, at most.
+        size: how many rows one item is, where it may be several; None: one. An item is never cut;
+            one that is more than rows_max is written alone.
         linger_s: how long an item may wait for others, before the write of less than a whole batch.
     Order: items are taken in the order of their submission; with one writer they are written in it.
     """
@@ -34,14 +36,17 @@ class Batcher(Generic[Item, Answer]):
         *,
         rows_max: int,
         writers: int,
+        size: Callable[[Item], int] | None = None,
         linger_s: float = 0.0,
     ) -> None:
         self._write = write
         self._rows_max = rows_max
         self._writers = writers
+        self._size = size
         self._linger_s = linger_s
         self._free = writers
-        self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._waiting: deque[tuple[Item, int, asyncio.Future[Answer]]] = deque()
+        self._rows_waiting = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def submit(self, item: Item, *, timeout_s: float | None = None) -> Answer:
@@ -72,8 +77,10 @@ class Batcher(Generic[Item, Answer]):
         the item back, as above.
         """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, answer))
-        if self._free == self._writers or (self._free and len(self._waiting) >= self._rows_max):
+        rows = 1 if self._size is None else self._size(item)
+        self._waiting.append((item, rows, answer))
+        self._rows_waiting += rows
+        if self._free == self._writers or (self._free and self._rows_waiting >= self._rows_max):
             self._free -= 1
             task = asyncio.create_task(self._drain())
             self._tasks.add(task)
@@ -83,7 +90,7 @@ class Batcher(Generic[Item, Answer]):
     async def _drain(self) -> None:
         try:
             while self._waiting:
-                if self._linger_s and len(self._waiting) < self._rows_max:
+                if self._linger_s and self._rows_waiting < self._rows_max:
                     await asyncio.sleep(self._linger_s)
                 await self._write_one_batch()
         finally:
@@ -91,11 +98,18 @@ class Batcher(Generic[Item, Answer]):
 
     async def _write_one_batch(self) -> None:
         batch: list[tuple[Item, asyncio.Future[Answer]]] = []
-        while self._waiting and len(batch) < self._rows_max:
-            item, waiting = self._waiting.popleft()
+        room = self._rows_max
+        while self._waiting:
+            item, rows, waiting = self._waiting[0]
             # After an outage the queue is full of what nobody waits for any more.
-            if not waiting.done():
+            wanted = not waiting.done()
+            if batch and (room <= 0 or (wanted and rows > room)):
+                break
+            self._waiting.popleft()
+            self._rows_waiting -= rows
+            if wanted:
                 batch.append((item, waiting))
+                room -= rows
         if not batch:
             return
         try:

@@ -110,11 +110,17 @@ LOG_LINES_HELD_BACK = Counter(
 )
 
 
-# Of closed sets both. Looking a metric up by its labels costs more than counting.
+# Of closed sets, all of them. Looking a metric up by its labels costs more than counting.
 @cache
 def http_requests(route: str, status: int) -> Counter:
     """Return the counter of HTTP_REQUESTS for one route and one status."""
     return HTTP_REQUESTS.labels(route, str(status))
+
+
+@cache
+def accepted(answer: str) -> Counter:
+    """Return the counter of ACCEPTED for one answer."""
+    return ACCEPTED.labels(answer)
 
 
 @cache

@@ -11,12 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import islice
+from operator import attrgetter
 from typing import Protocol
 from uuid import UUID
 
 from infra.batching import Batcher
 from infra.failpoints import hit
-from infra.metrics import ACCEPTED
+from infra.metrics import accepted
 from schemas.errors import FieldError, InvalidRequestError, TransientError
 from schemas.identity import fingerprint
 from schemas.messages import ContactRequest, Notification
@@ -128,8 +130,9 @@ class Acceptor:
         self._ledger = ledger
         self._relay = relay
         self._waiting = 0
-        self._batches: Batcher[Submission, Answer | Refusal] = Batcher(
-            self._write, rows_max=SUBMISSIONS_PER_BATCH_MAX, writers=WRITERS
+        # What one caller brings stays together: it waits for one answer, however many submissions it is.
+        self._batches: Batcher[Sequence[Submission], Sequence[Answer | Refusal]] = Batcher(
+            self._write_together, rows_max=SUBMISSIONS_PER_BATCH_MAX, writers=WRITERS, size=len
         )
 
     async def accept(self, submission: Submission) -> Answer:
@@ -144,14 +147,14 @@ class Acceptor:
             raise TransientError("too many wait to be written")
         self._waiting += 1
         try:
-            answer = await self._batches.submit(submission, timeout_s=ACCEPT_S_MAX)
+            (answer,) = await self._batches.submit((submission,), timeout_s=ACCEPT_S_MAX)
         except TimeoutError:
             raise TransientError("the ledger did not answer in time") from None
         finally:
             self._waiting -= 1
         if not isinstance(answer, Answer):
             raise answer
-        ACCEPTED.labels(answer.verdict.value).inc()
+        accepted(answer.verdict).inc()
         return answer
 
     async def accept_all(self, submissions: Sequence[Submission]) -> list[Answer | Refusal]:
@@ -168,21 +171,29 @@ class Acceptor:
         if self._waiting + len(submissions) > WAITING_MAX:
             raise TransientError("too many wait to be written")
         self._waiting += len(submissions)
-        waiting = [self._batches.enqueue(each) for each in submissions]
+        places = range(0, len(submissions), SUBMISSIONS_PER_BATCH_MAX)
         try:
-            await asyncio.wait(waiting, timeout=ACCEPT_S_MAX)
+            parts = await asyncio.gather(
+                *(self._answers(submissions[place : place + SUBMISSIONS_PER_BATCH_MAX]) for place in places)
+            )
         finally:
             self._waiting -= len(submissions)
-            for each in waiting:
-                each.cancel()
-        # Each is looked at before the first is raised: asyncio reports errors that nobody has seen.
-        errors = [each.exception() for each in waiting if not each.cancelled()]
-        if broken := [each for each in errors if each is not None and not isinstance(each, TransientError)]:
-            raise broken[0]
-        answers = [_outcome(each) for each in waiting]
+        answers = [answer for part in parts for answer in part]
         for verdict, count in Counter(each.verdict for each in answers if isinstance(each, Answer)).items():
-            ACCEPTED.labels(verdict.value).inc(count)
+            accepted(verdict).inc(count)
         return answers
+
+    async def _answers(self, submissions: Sequence[Submission]) -> Sequence[Answer | Refusal]:
+        try:
+            return await self._batches.submit(submissions, timeout_s=ACCEPT_S_MAX)
+        except TimeoutError:
+            return [TransientError("the ledger did not answer in time")] * len(submissions)
+        except TransientError as error:
+            return [error] * len(submissions)
+
+    async def _write_together(self, callers: list[Sequence[Submission]]) -> list[Sequence[Answer | Refusal]]:
+        answers = iter(await self._write([each for submissions in callers for each in submissions]))
+        return [list(islice(answers, len(submissions))) for submissions in callers]
 
     async def _write(self, batch: list[Submission]) -> list[Answer | Refusal]:
         # Two equal ids in one batch: the first decides, the other is compared with it below.
@@ -190,7 +201,7 @@ class Acceptor:
         for submission in batch:
             firsts.setdefault(submission.first.id, submission)
         # One order for all writers. T1 inserts id 7 then 8 while T2 inserts 8 then 7: each would wait for the other.
-        ordered = [firsts[each] for each in sorted(firsts)]
+        ordered = [firsts[each] for each in sorted(firsts, key=_as_number)]
         accepted_at = datetime.now(UTC)
         # What has expired already is only looked up: as a repeat it has the answer of its first time.
         late = {each.first.id for each in ordered if _is_expired(each, accepted_at)}
@@ -198,14 +209,12 @@ class Acceptor:
         fresh = await self._ledger.insert(timely, accepted_at) if timely else ()
         # Committed. A crash from here on loses nothing: the rows are in the outbox and the sweep finds them.
         hit("ingest.after_commit")
-        self._relay.offer(
-            [
-                Accepted(notification, accepted_at)
-                for submission in ordered
-                for notification in submission.notifications
-                if notification.id in fresh
-            ]
-        )
+        rows = [Accepted(each, accepted_at) for submission in ordered for each in submission.notifications]
+        all_fresh = len(rows) == len(fresh)
+        self._relay.offer(rows if all_fresh else [row for row in rows if row.notification.id in fresh])
+        if all_fresh and len(batch) == len(ordered):
+            # No id was known or stands twice, which is how it nearly always is: nothing is compared.
+            return [_new(submission, accepted_at) for submission in batch]
         return await self._judge(batch, firsts, fresh, accepted_at, late)
 
     async def _judge(
@@ -231,8 +240,7 @@ class Acceptor:
             first = firsts[identity]
             if identity in fresh:
                 if submission is first:
-                    status = _first_status(submission, accepted_at)
-                    answers.append(Answer(Verdict.NEW, identity, submission.first.traceparent, status))
+                    answers.append(_new(submission, accepted_at))
                 else:
                     answers.append(_compare(submission, _known(first, accepted_at)))
             elif identity in known:
@@ -244,11 +252,12 @@ class Acceptor:
         return answers
 
 
-def _outcome(waiting: asyncio.Future[Answer | Refusal]) -> Answer | Refusal:
-    if waiting.cancelled():
-        return TransientError("the ledger did not answer in time")
-    error = waiting.exception()
-    return error if isinstance(error, TransientError) else waiting.result()
+_as_number = attrgetter("int")
+
+
+def _new(submission: Submission, accepted_at: datetime) -> Answer:
+    first = submission.first
+    return Answer(Verdict.NEW, first.id, first.traceparent, _first_status(submission, accepted_at))
 
 
 _ALREADY_EXPIRED = FieldError("/expires_at", "already_expired", "must be in the future")

@@ -194,3 +194,13 @@ def test_everyone_who_waits_gets_exactly_its_own_answer(steps, rows_max, writers
         assert [number for _, number in seen] == sorted({number for _, number in seen})
 
     asyncio.run(run())
+
+
+async def test_items_of_several_rows_fill_a_batch_by_their_rows_and_are_never_cut():
+    writer = Writer()
+    batcher = Batcher(writer, rows_max=4, writers=1, size=len)
+    tasks = await submitted(batcher, ["a", "bb", "ccc", "d", "eeeee", "f"])
+    assert writer.batches == [["a", "bb"]]
+    writer.release()
+    assert await answers_of(tasks) == [("answer", item) for item in ("a", "bb", "ccc", "d", "eeeee", "f")]
+    assert writer.batches == [["a", "bb"], ["ccc", "d"], ["eeeee"], ["f"]]
