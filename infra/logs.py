@@ -58,7 +58,7 @@ def get_logger() -> Logger:
 
 class _Line:
     """
-    Makes the line of one event. One step instead of a chain of them: each request leaves two lines, and a chain costs
+    Makes the line of one event. One step instead of a chain of them: each request leaves a line, and a chain costs
     as much as the rest of what a request does.
     """
 

@@ -13,7 +13,7 @@ OTEL_TRACES_SAMPLER decides otherwise. What is not recorded costs no span of the
 import os
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -129,7 +129,7 @@ def start_span(
     *,
     parent: str | None = None,
     links: Sequence[str | None] = (),
-    attributes: Attributes | None = None,
+    attributes: Attributes | Callable[[], Attributes] | None = None,
 ) -> Span:
     """
     Start a span; the caller ends it.
@@ -137,6 +137,7 @@ def start_span(
     Args:
         parent: the traceparent to continue; None or malformed: a new trace.
         links: traceparents to point to without continuing them; the malformed ones are left out.
+        attributes: or what makes them; that is called only if the span is recorded.
     """
     sampling, context = _sampling, read_traceparent(parent)
     if context is None or parent is None:
@@ -147,7 +148,8 @@ def start_span(
         return _Unrecorded(f"00{parent[2:53]}00")
     linked = [Link(each) for each in map(read_traceparent, links) if each is not None]
     around = trace.set_span_in_context(trace.INVALID_SPAN if context is None else NonRecordingSpan(context))
-    return sampling.tracer.start_span(name, around, kind, attributes, linked)
+    described = attributes() if callable(attributes) else attributes
+    return sampling.tracer.start_span(name, around, kind, described, linked)
 
 
 def is_traced(parent: str | None) -> bool:

@@ -85,7 +85,16 @@ async def serve(settings: Settings, readiness: Readiness, stop: asyncio.Event) -
     webhooks = _webhooks(settings, access, limits, name)
     validation, health = Validation(access), Health(dependencies, readiness)
     door = _door(
-        settings, api, batches, reading, replays, stats, validation, health, webhooks=webhooks, scheduling=scheduling
+        settings,
+        api,
+        batches,
+        reading,
+        replays,
+        stats,
+        validation,
+        health,
+        webhooks=webhooks,
+        scheduling=scheduling,
     )
     publisher.warm_up()
     await relay.start()

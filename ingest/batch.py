@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from aiohttp import web
 
 from infra.logs import get_logger
 from infra.telemetry import trace_id_of
 from ingest.accept import Acceptor, Answer, Submission, Verdict
 from ingest.access import Access
-from ingest.answers import json_response
+from ingest.answers import Document
 from ingest.exchange import EXCHANGE, Exchange
 from ingest.problems import KINDS, RETRY_AFTER_S, Problem, ProblemError, problem_of
 from ingest.rate_limit import RateLimits
@@ -108,7 +109,7 @@ class Batches:
         self._limits = limits
         self._room = asyncio.Semaphore(BATCHES_MAX)
 
-    async def notify(self, request: web.Request) -> web.Response:
+    async def notify(self, request: web.Request) -> Document:
         """POST /api/notify/batch."""
         exchange = request[EXCHANGE]
         # Before the body: who may not ask is not read.
@@ -131,7 +132,7 @@ class Batches:
             return _response([next(answers) if isinstance(each, Submission) else each for each in wanted], exchange)
 
 
-def _response(found: Sequence[Answer | Exception], exchange: Exchange) -> web.Response:
+def _response(found: Sequence[Answer | Exception], exchange: Exchange) -> Document:
     """
     Return what the client reads: 202 when every item was accepted, 207 when some say otherwise.
 
@@ -158,9 +159,8 @@ def _response(found: Sequence[Answer | Exception], exchange: Exchange) -> web.Re
     # Nothing in it was new: the same batch was here before.
     if replayed and replayed == accepted:
         headers["Idempotency-Replayed"] = "true"
-    return json_response(
-        {"items": items, "accepted": accepted, "refused": refused}, status=207 if refused else 202, headers=headers
-    )
+    said = {"items": items, "accepted": accepted, "refused": refused}
+    return Document(orjson.dumps(said), 207 if refused else 202, headers)
 
 
 def _trace_id(answer: Answer, exchange: Exchange) -> str | None:
@@ -172,12 +172,13 @@ def _trace_id(answer: Answer, exchange: Exchange) -> str | None:
 
 def _item(found: Answer | Exception, place: int, exchange: Exchange) -> dict[str, Any]:
     if isinstance(found, Answer) and found.verdict is not Verdict.CONFLICT:
+        identity = str(found.id)
         return {
             "status": found.status,
-            "id": found.id,
+            "id": identity,
             "trace_id": _trace_id(found, exchange),
             "replayed": found.verdict is Verdict.REPLAYED,
-            "links": {"self": path_of(found.id)},
+            "links": {"self": path_of(identity)},
         }
     problem = Problem("idempotency_conflict") if isinstance(found, Answer) else problem_of(found)
     kind = KINDS[problem.code]

@@ -8,9 +8,10 @@ when the request came and one when it was answered.
 import asyncio
 import contextlib
 import re
-import secrets
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from random import getrandbits
 from uuid import UUID
 
 from aiohttp import hdrs, web
@@ -19,7 +20,8 @@ from opentelemetry.trace import Span, SpanKind
 
 from infra.logs import get_logger
 from infra.metrics import http_requests, http_seconds
-from infra.telemetry import fail_span, start_span, trace_id_of, traceparent_of
+from infra.telemetry import fail_span, start_span, traceparent_of
+from ingest.answers import Document
 from ingest.cors import Cors
 from ingest.problems import problem_of, problem_response
 
@@ -27,9 +29,14 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"})
 
 # Server: which library answers is nobody's business.
-_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Server": "relevo"}
-# Answers of the API are data; should a browser ever render one, it loads and runs nothing.
+# Content-Security-Policy: answers of the API are data; should a browser ever render one, it loads and runs nothing.
 _CONTENT_POLICY = "default-src 'none'; frame-ancestors 'none'"
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "Server": "relevo",
+    "Content-Security-Policy": _CONTENT_POLICY,
+}
 
 # Who may call it from a page elsewhere, and whose trace context is only pointed to, not continued.
 PUBLIC_ROUTE = "/api/contact/"
@@ -60,6 +67,9 @@ class Exchange:
 
 EXCHANGE = web.RequestKey("exchange", Exchange)
 
+# What a handler may return: a document becomes a response here.
+Answering = Callable[[web.Request], Awaitable[web.StreamResponse | Document]]
+
 
 class Traffic:
     """The requests under way, and whether this is the end: then each answer is its connection's last."""
@@ -73,7 +83,8 @@ class Traffic:
     def __enter__(self) -> None:
         """One more."""
         self._under_way += 1
-        self._none.clear()
+        if self._under_way == 1:
+            self._none.clear()
 
     def __exit__(self, *_what: object) -> None:
         """One less."""
@@ -91,7 +102,7 @@ class Traffic:
 
 def request_id_of(given: str | None) -> str:
     """Return *given* if it is an id that may stand in a header and a log, else a new one."""
-    return given if given is not None and _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else f"{getrandbits(64):016x}"
 
 
 def route_of(request: web.Request) -> str:
@@ -106,61 +117,77 @@ def documented(canonical: str) -> str:
     return f"{bare}/" if bare in {"/api/contact", "/api/notify"} else bare
 
 
-def framed(cors: Cors, traffic: Traffic) -> Middleware:
-    """Return the middleware that frames every handler."""
+class Frame:
+    """What is around every handler."""
 
-    @web.middleware
-    async def counted(request: web.Request, handler: Handler) -> web.StreamResponse:
+    def __init__(self, cors: Cors, traffic: Traffic) -> None:
+        self._cors = cors
+        self._traffic = traffic
+
+    async def answer(self, request: web.Request, handler: Answering, route: str) -> web.StreamResponse:
+        """Return what *handler* answers to *request*, or the problem that it raised, with the headers that all have."""
+        exchange = _begin(request, route)
+        request[EXCHANGE] = exchange
+        traffic = self._traffic
+        error_type = None
         with traffic:
-            response = await frame(request, handler)
+            try:
+                answer = await handler(request)
+            except Exception as error:
+                # Whatever it is, the client gets a problem document.
+                problem = problem_of(error)
+                error_type = problem.code
+                if problem.code == "internal_error":
+                    log.exception("request_broke", request_id=exchange.request_id)
+                answer = problem_response(
+                    problem,
+                    instance=request.rel_url.raw_path,
+                    request_id=exchange.request_id,
+                    trace_id=exchange.trace_id,
+                )
+            response = self._dressed(request, answer, exchange)
+            _end(exchange, response.status, error_type)
         if traffic.ending:
             response.force_close()
         return response
 
-    async def frame(request: web.Request, handler: Handler) -> web.StreamResponse:
-        exchange = _begin(request)
-        request[EXCHANGE] = exchange
-        error_type = None
-        try:
-            response = await handler(request)
-        except Exception as error:
-            # Whatever it is, the client gets a problem document.
-            problem = problem_of(error)
-            error_type = problem.code
-            if problem.code == "internal_error":
-                log.exception("request_broke", request_id=exchange.request_id)
-            response = problem_response(
-                problem,
-                instance=request.rel_url.raw_path,
-                request_id=exchange.request_id,
-                trace_id=exchange.trace_id,
-            )
-        headers = response.headers
-        headers["X-Request-ID"] = exchange.request_id
-        headers.update(_HEADERS)
-        if "Content-Security-Policy" not in headers:
-            headers["Content-Security-Policy"] = _CONTENT_POLICY
+    def _dressed(
+        self, request: web.Request, answer: web.StreamResponse | Document, exchange: Exchange
+    ) -> web.StreamResponse:
+        more = {"X-Request-ID": exchange.request_id, **_HEADERS}
         if exchange.route == PUBLIC_ROUTE:
-            headers.update(
-                cors.headers(request.headers.get(hdrs.ORIGIN), preflight=request.method == hdrs.METH_OPTIONS)
-            )
-        _end(exchange, response.status, error_type)
-        return response
+            more |= self._cors.headers(request.headers.get(hdrs.ORIGIN), preflight=request.method == hdrs.METH_OPTIONS)
+        if isinstance(answer, Document):
+            return answer.response(request, more)
+        headers = answer.headers
+        # A page has a policy of its own.
+        policy = headers.get("Content-Security-Policy", _CONTENT_POLICY)
+        headers.update(more)
+        headers["Content-Security-Policy"] = policy
+        return answer
 
-    return counted
+
+def framed(frame: Frame) -> Middleware:
+    """Return the middleware that frames every handler."""
+
+    @web.middleware
+    async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await frame.answer(request, handler, route_of(request))
+
+    return around
 
 
-def _begin(request: web.Request) -> Exchange:
-    route = route_of(request)
+def _begin(request: web.Request, route: str) -> Exchange:
     request_id = request_id_of(request.headers.get("X-Request-ID"))
     method = request.method if request.method in _KNOWN_METHODS else "_OTHER"
     if route in _QUIET_ROUTES:
         return Exchange(method, route, request_id, None, "", None)
     span = _start_span(request, method, route)
     traceparent = traceparent_of(span)
-    exchange = Exchange(method, route, request_id, span, traceparent, trace_id_of(traceparent))
-    log.info("request_received", method=method, route=route, request_id=request_id, trace_id=exchange.trace_id)
-    return exchange
+    # It was made here, so its trace id is where it has to be.
+    trace_id = traceparent[3:35]
+    log.info("request_received", method=method, route=route, request_id=request_id, trace_id=trace_id)
+    return Exchange(method, route, request_id, span, traceparent, trace_id)
 
 
 def _start_span(request: web.Request, method: str, route: str) -> Span:
@@ -171,7 +198,7 @@ def _start_span(request: web.Request, method: str, route: str) -> Span:
         SpanKind.SERVER,
         parent=given if trusted else None,
         links=() if trusted else (given,),
-        attributes={
+        attributes=lambda: {
             "http.request.method": method,
             "http.route": route,
             # The path holds an id at most; the query is not repeated, somebody may put anything there.
@@ -189,7 +216,7 @@ def _end(exchange: Exchange, status: int, error_type: str | None) -> None:
     if span is None:
         return
     span.set_attribute("http.response.status_code", status)
-    if exchange.notification_id is not None:
+    if exchange.notification_id is not None and span.is_recording():
         span.set_attribute("relevo.notification.id", str(exchange.notification_id))
     if status >= 500:
         fail_span(span, error_type or str(status))

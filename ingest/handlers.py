@@ -1,12 +1,13 @@
 """The handlers: HTTP only. They read the request, call the use case and say its answer in HTTP."""
 
+import orjson
 from aiohttp import hdrs, web
 
 from infra.health import DependencyHealth, Readiness
 from infra.telemetry import trace_id_of
 from ingest.accept import Acceptor, Answer, Submission, Verdict
 from ingest.access import Access
-from ingest.answers import json_response
+from ingest.answers import Document, json_response
 from ingest.contact import RECEIVED
 from ingest.exchange import EXCHANGE, Exchange
 from ingest.problems import ProblemError
@@ -35,7 +36,7 @@ class Api:
         self._limits = limits
         self._contact_recipients = contact_recipients
 
-    async def contact(self, request: web.Request) -> web.Response:
+    async def contact(self, request: web.Request) -> Document:
         """POST /api/contact/."""
         exchange = request[EXCHANGE]
         await self._limits.of_visitor(request.headers, request.remote)
@@ -46,11 +47,10 @@ class Api:
             traceparent=exchange.traceparent,
         )
         answer = await self._accept(submission, exchange)
-        return json_response(
-            {"status": "queued", "message": RECEIVED, "id": str(answer.id)}, status=202, headers=_replayed(answer)
-        )
+        said = {"status": "queued", "message": RECEIVED, "id": answer.id}
+        return Document(orjson.dumps(said), 202, _replayed(answer))
 
-    async def notify(self, request: web.Request) -> web.Response:
+    async def notify(self, request: web.Request) -> Document:
         """POST /api/notify/."""
         exchange = request[EXCHANGE]
         # Before the body: who may not ask is not read.
@@ -63,15 +63,13 @@ class Api:
             traceparent=exchange.traceparent,
         )
         answer = await self._accept(submission, exchange)
-        path = path_of(answer.id)
+        identity = str(answer.id)
+        path = path_of(identity)
         trace_id = exchange.trace_id
         if answer.verdict is not Verdict.NEW:
             trace_id = trace_id_of(answer.traceparent) or trace_id
-        return json_response(
-            {"status": answer.status, "id": str(answer.id), "trace_id": trace_id, "links": {"self": path}},
-            status=202,
-            headers={hdrs.LOCATION: path, **_replayed(answer)},
-        )
+        said = {"status": answer.status, "id": identity, "trace_id": trace_id, "links": {"self": path}}
+        return Document(orjson.dumps(said), 202, {hdrs.LOCATION: path, **_replayed(answer)})
 
     async def _accept(self, submission: Submission, exchange: Exchange) -> Answer:
         exchange.notification_id = submission.first.id

@@ -53,6 +53,8 @@ async def read_body(request: web.Request, *, bytes_max: int) -> bytes:
 
 
 def _is_json(request: web.Request) -> bool:
+    if request.headers.get(hdrs.CONTENT_TYPE) == "application/json":
+        return True
     return request.content_type == "application/json" and (request.charset or "utf-8").lower() in {"utf-8", "utf8"}
 
 

@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from infra import telemetry
 from ingest.cors import Cors
-from ingest.exchange import EXCHANGE, Traffic, documented, framed, request_id_of
+from ingest.exchange import EXCHANGE, Frame, Traffic, documented, framed, request_id_of
 from ingest.publisher import Publisher
 from schemas.errors import TransientError
 from schemas.messages import Notification
@@ -41,8 +41,7 @@ async def answered(handler, path="/api/notify/", method="POST", **headers):
         method, path, headers={name.replace("_", "-"): each for name, each in headers.items()}
     )
     request._match_info = await app.router.resolve(request)
-    traffic = Traffic()
-    return request, await framed(Cors([ORIGIN], local=False), traffic)(request, handler)
+    return request, await framed(Frame(Cors([ORIGIN], local=False), Traffic()))(request, handler)
 
 
 async def fine(_request):
