@@ -112,9 +112,16 @@ def traceparent_of(span: Span) -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
-def is_recorded(traceparent: str) -> bool:
-    """Tell whether a span below *traceparent*, which is well-formed, would be recorded: others need no attributes."""
-    return _sampling.tracer is not None and (not _sampling.follows_parent or int(traceparent[53:55], 16) & 1 == 1)
+def is_recorded(traceparent: str | None) -> bool:
+    """
+    Tell whether a span below *traceparent* may be recorded: of others nothing need be prepared.
+
+    Args:
+        traceparent: well-formed; None: a new trace, which may be.
+    """
+    if _sampling.tracer is None:
+        return False
+    return traceparent is None or not _sampling.follows_parent or int(traceparent[53:55], 16) & 1 == 1
 
 
 def trace_id_of(traceparent: str | None) -> str | None:
@@ -150,20 +157,6 @@ def start_span(
     around = trace.set_span_in_context(trace.INVALID_SPAN if context is None else NonRecordingSpan(context))
     described = attributes() if callable(attributes) else attributes
     return sampling.tracer.start_span(name, around, kind, described, linked)
-
-
-def is_traced(parent: str | None) -> bool:
-    """
-    Tell whether a span below *parent* may be recorded.
-
-    For what is done for every notification: where it is not, nothing of a span need be prepared.
-    """
-    if _sampling.tracer is None:
-        return False
-    if parent is None or not _sampling.follows_parent:
-        return True
-    # W3C Trace Context 3.2.2.5: the last digit's lowest bit. Of what is malformed, as of none.
-    return parent[54:55] not in "02468ace" or len(parent) < 55
 
 
 def _random_hex(bits: int) -> str:

@@ -24,7 +24,7 @@ from infra.metrics import IN_FLIGHT
 from infra.patience import until_through
 from infra.progress import Worked
 from infra.record_writer import Outgoing
-from infra.telemetry import is_traced, messaging, span, trace_id_of, traceparent_of
+from infra.telemetry import is_recorded, messaging, span, trace_id_of, traceparent_of
 from schemas import results, topics
 from schemas.dead_letters import Origin, dead_letter_headers
 from schemas.errors import FieldError
@@ -208,7 +208,7 @@ class DeduplicatedConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # 
                 self._begin(record.partition, self._deliver(record, delivery), delivery)
 
     async def _deliver(self, record: ConsumerRecord, delivery: Delivery) -> None:
-        if is_traced(delivery.enrolment.notification.traceparent):
+        if is_recorded(delivery.enrolment.notification.traceparent):
             await self._deliver_traced(record, delivery)
         else:
             await self._deliverer.deliver(delivery)

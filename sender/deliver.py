@@ -25,7 +25,7 @@ from infra.failpoints import hit
 from infra.logs import get_logger
 from infra.metrics import END_TO_END_SECONDS, attempts, outcomes
 from infra.patience import until_through
-from infra.telemetry import fail_span, is_traced, start_span
+from infra.telemetry import fail_span, is_recorded, start_span
 from schemas.addresses import is_simulated
 from schemas.messages import Forward, Reason
 from schemas.states import TERMINAL, State
@@ -312,7 +312,7 @@ class Deliverer:
             message=self._composer.compose(notification, delivery.standing.accepted_at),
             smtputf8=needs_smtputf8(notification),
         )
-        if is_traced(notification.traceparent):
+        if is_recorded(notification.traceparent):
             judgement = await self._send_traced(relay, mail, claim, notification.traceparent, number)
         else:
             judgement = await relay.send(mail, claim)

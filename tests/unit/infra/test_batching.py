@@ -204,3 +204,16 @@ async def test_items_of_several_rows_fill_a_batch_by_their_rows_and_are_never_cu
     writer.release()
     assert await answers_of(tasks) == [("answer", item) for item in ("a", "bb", "ccc", "d", "eeeee", "f")]
     assert writer.batches == [["a", "bb"], ["ccc", "d"], ["eeeee"], ["f"]]
+
+
+async def test_what_may_linger_goes_together_and_a_whole_batch_waits_for_nobody():
+    writer = Writer(held=False)
+    batcher = Batcher(writer, rows_max=3, writers=1, linger_s=0.05)
+    first = await submitted(batcher, ["a"])
+    assert writer.batches == []
+    later = await submitted(batcher, ["b"])
+    await answers_of(first + later)
+    assert writer.batches == [["a", "b"]]
+    hour = Batcher(writer, rows_max=3, writers=1, linger_s=3600.0)
+    await answers_of(await submitted(hour, ["c", "d", "e"]))
+    assert writer.batches[1:] == [["c", "d", "e"]]

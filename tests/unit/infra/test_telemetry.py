@@ -13,6 +13,7 @@ from infra.telemetry import (
     ROOT_RATIO,
     Sampling,
     fail_span,
+    is_recorded,
     messaging,
     read_traceparent,
     span,
@@ -160,6 +161,21 @@ def test_where_nothing_is_recorded_the_trace_goes_on(parent):
     assert not context.trace_flags.sampled
     if parent:
         assert trace_id_of(passed_on) == TRACE_ID
+
+
+@pytest.mark.usefixtures("spans")
+@pytest.mark.parametrize("flags", ["00", "01", "02", "03", "fe", "ff"])
+def test_whether_a_span_would_be_recorded_is_known_beforehand(flags):
+    parent = f"00-{TRACE_ID}-{SPAN_ID}-{flags}"
+    with span("process", SpanKind.CONSUMER, parent=parent) as made:
+        assert made.is_recording() == is_recorded(parent)
+    assert is_recorded(None)
+
+
+@pytest.mark.usefixtures("nothing_recorded")
+@pytest.mark.parametrize("parent", [TRACE, None])
+def test_without_a_tracer_nothing_would_be_recorded(parent):
+    assert not is_recorded(parent)
 
 
 def test_an_unsampled_parent_is_not_recorded(spans):

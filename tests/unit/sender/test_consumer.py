@@ -207,6 +207,21 @@ async def test_while_the_relay_hangs_polling_goes_on_and_nothing_more_is_taken()
         await bench.until(lambda: len(bench.relay.taken) == 50)
 
 
+async def test_whoever_waits_for_room_is_woken_when_there_is_some(monkeypatch):
+    monkeypatch.setattr(consuming, "ROOM_S", 3600.0)
+    bench = Bench(50, in_flight_max=5)
+    async with bench.running():
+        await bench.until(lambda: bench.kafka.committed == 50)
+
+
+async def test_little_room_is_filled_all_the_same_after_a_moment():
+    bench = Bench(50, in_flight_max=40)
+    # So many hang that a quarter of the room is never free.
+    bench.relay.slow_before = {f"n{n}@example.org" for n in range(35)}
+    async with bench.running():
+        await bench.until(lambda: len(bench.relay.taken) == 15)
+
+
 async def test_while_the_ledger_is_away_polling_goes_on_and_nothing_is_sent(monkeypatch):
     monkeypatch.setattr(patience, "WAIT_S_MAX", 0.01)
     bench = Bench(3)
