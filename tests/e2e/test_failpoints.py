@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 
 from infra.failpoints import NAMES
+from tests.bench.sides import query
 from tests.lag import TOPIC_OF, lag
 from tests.processes import eventually
 from tests.relevo import address
@@ -18,12 +19,17 @@ from tests.relevo import address
 IN_DOUBT = {"sender.after_claim": 0, "sender.after_dot": 1, "sender.after_250": 1}
 
 
+_UNPUBLISHED = "SELECT count(*) FROM notifications WHERE published_at IS NULL"
+
+
 @contextmanager
 def dying_at(relevo, name, action="kill"):
     """In place of the service that *name* belongs to, one that dies there; afterwards the service is back."""
     module = name.split(".")[0]
     service = getattr(relevo, module)
-    # A record that the death before left behind would be the doomed one's end before it is even ready.
+    # A record that the death before left behind would be the doomed one's end before it is even ready; so would one
+    # that only the sweep publishes.
+    eventually(lambda: not query(relevo.servers.postgres_dsn, _UNPUBLISHED)[0][0], 40)
     eventually(lambda: not any(lag(relevo.servers.kafka_bootstrap, group) for group in TOPIC_OF), 30)
     assert service.stop() == 0
     doomed = relevo.service(module, RELEVO_FAILPOINT=f"{name}:{action}")
